@@ -1,0 +1,40 @@
+"""What one sample came to under one schedule, and E over many of them."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """One sample's verdict.
+
+    sample_id: unique among the samples of an evaluator.
+    score: in [0, 1].
+    answer: the decoded answer where the sample generated one; None where one forward pass decided.
+    """
+
+    sample_id: str
+    score: float
+    answer: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.score <= 1.0:  # also catches NaN
+            raise ValueError(f"sample {self.sample_id}: score {self.score} is not in [0, 1]")
+
+
+def effectiveness(outcomes: Iterable[Outcome]) -> float:
+    """E: the mean per-sample score, in [0, 1].
+
+    The same to the last bit however the samples were sharded: the sum is exact (`math.fsum`) and taken in
+    the order of the sample ids. Raises ValueError when there are no outcomes or a sample counts twice.
+    """
+    ordered = sorted(outcomes, key=lambda outcome: outcome.sample_id)
+    if not ordered:
+        raise ValueError("effectiveness of no outcomes")
+    for one, other in zip(ordered, ordered[1:], strict=False):
+        if one.sample_id == other.sample_id:
+            raise ValueError(f"sample {one.sample_id} has two outcomes")
+    return math.fsum(outcome.score for outcome in ordered) / len(ordered)
