@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -34,7 +35,7 @@ def effectiveness(outcomes: Iterable[Outcome]) -> float:
     ordered = sorted(outcomes, key=lambda outcome: outcome.sample_id)
     if not ordered:
         raise ValueError("effectiveness of no outcomes")
-    for one, other in zip(ordered, ordered[1:], strict=False):
+    for one, other in itertools.pairwise(ordered):
         if one.sample_id == other.sample_id:
             raise ValueError(f"sample {one.sample_id} has two outcomes")
     return math.fsum(outcome.score for outcome in ordered) / len(ordered)

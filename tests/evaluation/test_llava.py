@@ -1,0 +1,235 @@
+import io
+import json
+import pickle
+from pathlib import Path
+
+import pytest
+from PIL import Image, ImageFile
+
+from vtr_ray.errors import InputError
+from vtr_ray.evaluation import llava
+from vtr_ray.evaluation.llava import load_llava, make_split, read_entries
+from vtr_ray.evaluation.samples import Sample, SampleSet
+
+
+def entry(name, image="a/x.png", question="<image>\nWhat colour?", answer="red", more=()):
+    turns = [{"from": "human", "value": question}, {"from": "gpt", "value": answer}, *more]
+    return {"id": name, "image": image, "conversations": turns}
+
+
+def write(path, entries):
+    path.write_text(json.dumps(entries))
+    return path
+
+
+def png(path, colour=(255, 0, 0), size=(64, 64)):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.effect_noise(size, 80).convert("RGB").save(path)
+    return path
+
+
+def test_a_set_is_loaded_with_question_answer_and_source(tmp_path):
+    png(tmp_path / "coco/train/x.png")
+    more = ({"from": "human", "value": "And now?"}, {"from": "gpt", "value": "blue"})
+    samples = load_llava(write(tmp_path / "s.json", [entry("1", "coco/train/x.png", more=more)]))
+    (sample,) = samples
+    assert (sample.id, sample.source, sample.question) == ("1", "coco", "What colour?")
+    assert sample.answers == ("red",)
+    assert sample.exact
+    assert sample.score(" red ") == 1.0
+    assert sample.score("redder") == 0.0
+    assert pickle.loads(pickle.dumps(samples)) == samples
+
+
+def bad_entries(tmp_path):
+    """Name -> (entry, what the reason must say)."""
+    png(tmp_path / "whole.png")
+    data = (tmp_path / "whole.png").read_bytes()
+    (tmp_path / "cut.png").write_bytes(data[: len(data) * 2 // 3])
+    jpeg = io.BytesIO()
+    Image.effect_noise((64, 64), 80).convert("RGB").save(jpeg, "JPEG")
+    (tmp_path / "cut.jpg").write_bytes(jpeg.getvalue()[: len(jpeg.getvalue()) // 2])
+    (tmp_path / "text.png").write_text("not an image")
+    return {
+        "missing": (entry("missing", "nowhere.png"), "no image"),
+        "truncated": (entry("truncated", "cut.png"), "cannot be decoded"),
+        "truncated-jpeg": (entry("truncated-jpeg", "cut.jpg"), "truncated"),
+        "no-image": (entry("no-image", "text.png"), "cannot be decoded"),
+        "empty": (entry("empty", "whole.png", question="<image>\n "), "empty question"),
+        "silent": (entry("silent", "whole.png", answer=" "), "empty answer"),
+        "text-only": (entry("text-only", "whole.png", question="Hello"), "not about an image"),
+        "turns": (
+            {"id": "turns", "image": "whole.png", "conversations": [{"from": "user", "value": "?"}] * 2},
+            "from",
+        ),
+        "keyless": ({"id": "keyless", "conversations": []}, "image"),
+    }
+
+
+@pytest.mark.parametrize("flag", [False, True])
+def test_what_cannot_be_read_is_skipped_counted_and_named(tmp_path, monkeypatch, flag):
+    monkeypatch.setattr(ImageFile, "LOAD_TRUNCATED_IMAGES", flag)  # importing lmms_eval sets it
+    bad = bad_entries(tmp_path)
+    good = [entry(f"good{i}", "whole.png") for i in range(20 * len(bad))]
+    samples = load_llava(write(tmp_path / "s.json", [*(raw for raw, _ in bad.values()), *good]))
+    assert len(samples) == len(good)
+    reasons = samples.describe()["skipped"]
+    assert reasons.keys() == bad.keys()
+    for name, (_, reason) in bad.items():
+        assert reason in reasons[name]
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is flag
+
+
+def test_more_than_five_percent_skipped_is_an_error_that_names_them(tmp_path):
+    png(tmp_path / "whole.png")
+    gone = entry("gone", "gone.png")
+    good = [entry(f"good{i}", "whole.png") for i in range(19)]
+    assert len(load_llava(write(tmp_path / "s.json", [gone, *good])).skipped) == 1  # 1 of 20: just 5 %
+    with pytest.raises(InputError, match=r"1 of 19 samples cannot be read.*gone"):
+        load_llava(write(tmp_path / "s.json", [gone, *good[:18]]))
+
+
+def test_none_left_is_an_error(tmp_path):
+    with pytest.raises(InputError, match="no readable samples among 1"):
+        load_llava(write(tmp_path / "s.json", [entry("gone", "gone.png")]))
+    with pytest.raises(InputError, match="no readable samples among 0"):
+        load_llava(write(tmp_path / "s.json", []))
+
+
+def test_repeated_ids_get_a_number(tmp_path):
+    png(tmp_path / "a/x.png")
+    samples = load_llava(write(tmp_path / "s.json", [entry("7"), entry("7"), entry(7)]))
+    assert [sample.id for sample in samples] == ["7", "7#2", "7#3"]
+
+
+def test_the_fingerprint_sees_every_part(tmp_path):
+    png(tmp_path / "a/x.png")
+    png(tmp_path / "a/y.png", size=(32, 32))
+    fingerprints = {
+        load_llava(write(tmp_path / "s.json", entries)).fingerprint
+        for entries in (
+            [entry("1")],
+            [entry("2")],
+            [entry("1", image="a/y.png")],
+            [entry("1", question="<image>?")],
+            [entry("1", answer="blue")],
+            [entry("1"), entry("2")],
+            [entry("2"), entry("1")],
+        )
+    }
+    assert len(fingerprints) == 7
+    again = load_llava(write(tmp_path / "s.json", [entry("1")])).fingerprint
+    assert again in fingerprints
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("", "list of objects"),
+        ('{"id": 1}', "list of objects"),
+        ("[1, 2]", "entry 0 is not a JSON object"),
+        ('[{"id": 1}, 3]', "entry 1 is not a JSON object"),
+        ('[{"id": 1} {"id": 2}]', "entry 1 is not"),
+        ('[{"id": 1},]', "entry 1 is not"),
+        ('[{"id": 1}', "entry 1 is broken or the file ends"),
+        ('[{"id": 1}, {"id": ', "entry 1 is broken"),
+    ],
+)
+def test_a_broken_json_is_a_clear_error(tmp_path, content, message):
+    path = tmp_path / "s.json"
+    path.write_text(content)
+    with pytest.raises(InputError, match=message):
+        list(read_entries(path))
+
+
+def test_missing_files_and_folders_are_clear_errors(tmp_path):
+    with pytest.raises(InputError, match="does not exist"):
+        load_llava(tmp_path / "s.json")
+    path = write(tmp_path / "s.json", [])
+    with pytest.raises(InputError, match="image folder"):
+        load_llava(path, tmp_path / "nowhere")
+    path.write_bytes(b'[{"id": "\xff"}]')
+    with pytest.raises(InputError, match="UTF-8"):
+        load_llava(path)
+
+
+@pytest.mark.parametrize("chunk", [1, 7, 64, 1 << 20])
+@pytest.mark.parametrize("indent", [None, 2])
+def test_entries_are_read_whatever_the_chunks(tmp_path, monkeypatch, chunk, indent):
+    monkeypatch.setattr(llava, "_CHUNK", chunk)
+    entries = [entry(f"é{i}", answer='a "quoted" } ] , answer \\') for i in range(5)]
+    path = tmp_path / "s.json"
+    path.write_text(json.dumps(entries, indent=indent, ensure_ascii=False), encoding="utf-8")
+    assert list(read_entries(path)) == entries
+
+
+def mixture():
+    entries = [entry(f"c{i}", f"coco/{i}.jpg", answer=f"answer {i}") for i in range(50)]
+    entries += [entry(f"g{i}", f"gqa/images/{i}.jpg") for i in range(30)]
+    entries += [entry(f"o{i}", f"ocr/{i}.jpg") for i in range(4)]
+    entries += [entry(f"long{i}", f"coco/{i}.jpg", answer="one two three four five six") for i in range(9)]
+    entries += [entry(f"later{i}", f"coco/{i}.jpg", question="Hello", answer="hi") for i in range(9)]
+    text_only = {"conversations": entry("t")["conversations"], "id": "t"}
+    return [*entries, text_only, entry("five", "vg/1.jpg", answer="one two three four five")]
+
+
+def test_a_split_is_stratified_and_keeps_the_rules(tmp_path):
+    path = write(tmp_path / "mix.json", mixture())
+    split = make_split(path, per_source=10, seed=3)
+    assert split.path == tmp_path / "mix_split.json"
+    assert split.chosen == {"coco": 10, "gqa": 10, "ocr": 4, "vg": 1}
+    assert split.candidates == {"coco": 50, "gqa": 30, "ocr": 4, "vg": 1}
+    assert split.read == 104
+    written = json.loads(split.path.read_text())
+    assert len(written) == 25
+    originals = {raw["id"]: raw for raw in mixture()}
+    for raw in written:
+        assert raw == originals[raw["id"]]
+        assert len(raw["conversations"][1]["value"].split()) <= 5
+        assert "<image>" in raw["conversations"][0]["value"]
+    assert len({raw["id"] for raw in written}) == 25
+    assert not [file for file in tmp_path.iterdir() if file.name.startswith(".")]
+
+
+def test_a_split_keeps_only_the_first_turn(tmp_path):
+    more = ({"from": "human", "value": "Why?"}, {"from": "gpt", "value": "A very long story about it all."})
+    split = make_split(write(tmp_path / "mix.json", [entry("1", more=more)]))
+    assert json.loads(split.path.read_text()) == [entry("1")]
+
+
+def test_a_split_depends_on_the_seed_alone_and_draws_evenly(tmp_path):
+    path = write(tmp_path / "mix.json", mixture())
+    splits = [make_split(path, tmp_path / f"{s}.json", per_source=10, seed=s) for s in range(40)]
+    contents = [split.path.read_text() for split in splits]
+    assert make_split(path, tmp_path / "again.json", per_source=10, seed=5).path.read_text() == contents[5]
+    assert len(set(contents)) == 40
+    times = [sum(f'"c{i}"' in content for content in contents) for i in range(50)]
+    assert sum(times) == 400
+    assert min(times) >= 1  # each of 50 is expected 8 times in 40 draws of 10
+    assert max(times) <= 20
+
+
+def test_a_split_is_readable_as_samples(tmp_path):
+    for raw in mixture():
+        if "image" in raw:
+            png(tmp_path / raw["image"].replace(".jpg", ".png"), size=(8, 8))
+    entries = [{**raw, "image": raw["image"].replace(".jpg", ".png")} for raw in mixture() if "image" in raw]
+    split = make_split(write(tmp_path / "mix.json", entries), per_source=3)
+    assert load_llava(split.path).per_source == split.chosen
+
+
+def test_no_candidates_or_a_bad_number_is_an_error(tmp_path):
+    path = write(tmp_path / "mix.json", [entry("1", answer="far too many words for a search")])
+    with pytest.raises(InputError, match="none of 1 entries"):
+        make_split(path)
+    with pytest.raises(InputError, match="at least 1"):
+        make_split(path, per_source=0)
+
+
+def test_sets_join_and_refuse_a_repeated_id():
+    def one(name):
+        return SampleSet((Sample(name, "s", Path("x"), "?", ("a",)),), where=name)
+
+    assert [sample.id for sample in SampleSet.joined([one("a"), one("b")])] == ["a", "b"]
+    with pytest.raises(InputError, match="more than once"):
+        SampleSet.joined([one("a"), one("a")])

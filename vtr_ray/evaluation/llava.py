@@ -1,0 +1,232 @@
+"""Samples in LLaVA's JSON format, and a search split of LLaVA's training data."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import random
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path, PurePosixPath
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field, ValidationError
+
+from vtr_ray.errors import InputError
+from vtr_ray.evaluation.samples import Sample, SampleSet, Skipped, read_image
+
+IMAGE_MARKER = "<image>"
+_CHUNK = 1 << 20
+_LONGEST_ENTRY = 64 << 20
+
+
+class Turn(BaseModel):
+    """One turn of a conversation."""
+
+    speaker: Literal["human", "gpt"] = Field(alias="from")
+    value: str
+
+
+class Entry(BaseModel):
+    """One entry of a LLaVA-format JSON; other keys are ignored."""
+
+    id: str | int
+    image: str
+    conversations: list[Turn] = Field(min_length=2)
+
+    @property
+    def source(self) -> str:
+        """Top folder of the image's path; "." where it has none."""
+        parts = PurePosixPath(self.image).parts
+        return parts[0] if len(parts) > 1 else "."
+
+    @property
+    def question(self) -> str:
+        """The first turn's question, without the image marker."""
+        return self.conversations[0].value.replace(IMAGE_MARKER, "").strip()
+
+    @property
+    def answer(self) -> str:
+        """The answer to the first turn."""
+        return self.conversations[1].value.strip()
+
+    def first_turn(self) -> str | None:
+        """Why the first turn is not a question about an image with an answer; None where it is."""
+        speakers = [turn.speaker for turn in self.conversations[:2]]
+        if speakers != ["human", "gpt"]:
+            return "the conversation does not start with a question and its answer"
+        if IMAGE_MARKER not in self.conversations[0].value:
+            return f"the first turn is not about an image (no {IMAGE_MARKER})"
+        if not self.question:
+            return "empty question"
+        return None if self.answer else "empty answer"
+
+
+def load_llava(path: str | Path, images: str | Path | None = None) -> SampleSet:
+    """Samples of a LLaVA-format JSON: `id`, `image`, `conversations` [{from: human | gpt, value}].
+
+    The first turn is the question, its answer the one token sequence that counts. Every image is decoded:
+    what cannot be read is skipped and named. An id that occurs again gets the suffix `#2`, `#3`, ...
+
+    images: the folder that image paths are relative to; default: the folder of the JSON.
+    Raises InputError: no such file or folder, not a JSON list, more than 5 % skipped, none left.
+    """
+    path = Path(path)
+    folder = Path(images) if images is not None else path.parent
+    if not folder.is_dir():
+        raise InputError(f"image folder {folder} does not exist; name the folder that image paths start from")
+    samples: list[Sample] = []
+    skipped: list[Skipped] = []
+    seen: Counter[str] = Counter()
+    for index, raw in enumerate(read_entries(path)):
+        name = str(raw.get("id", f"entry {index}"))
+        seen[name] += 1
+        name = name if seen[name] == 1 else f"{name}#{seen[name]}"
+        sample = _sample(name, raw, folder)
+        if isinstance(sample, Skipped):
+            skipped.append(sample)
+        else:
+            samples.append(sample)
+    return SampleSet(tuple(samples), tuple(skipped), where=str(path))
+
+
+def _sample(name: str, raw: dict[str, Any], folder: Path) -> Sample | Skipped:
+    try:
+        entry = Entry.model_validate(raw)
+    except ValidationError as error:
+        return Skipped(name, _first_problem(error))
+    if (problem := entry.first_turn()) is not None:
+        return Skipped(name, problem)
+    file = folder / entry.image
+    if not file.is_file():
+        return Skipped(name, f"no image {file}")
+    data = file.read_bytes()
+    try:
+        read_image(data)
+    except Exception as error:  # PIL's decoders raise whatever they meet
+        return Skipped(name, f"image {file} cannot be decoded: {error}")
+    digest = hashlib.sha256(data).hexdigest()
+    return Sample(name, entry.source, file, entry.question, (entry.answer,), digest=digest)
+
+
+def _first_problem(error: ValidationError) -> str:
+    first = error.errors()[0]
+    return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
+
+
+@dataclass(frozen=True)
+class Split:
+    """A search split that was written: where, chosen and candidate entries per source, entries read."""
+
+    path: Path
+    chosen: dict[str, int]
+    candidates: dict[str, int]
+    read: int
+
+
+def make_split(
+    path: str | Path,
+    output: str | Path | None = None,
+    *,
+    per_source: int = 100,
+    seed: int = 0,
+    max_words: int = 5,
+) -> Split:
+    """Write a search split of LLaVA's training data (`llava_v1_5_mix665k.json`): short answers, all sources.
+
+    Candidates are entries whose first turn is about an image and answered in at most `max_words` words; only
+    that turn is kept. From each source (top folder of the image's path) `per_source` are drawn, all where
+    there are fewer. Same seed, same split. Reads the JSON entry by entry: memory stays at what is drawn.
+
+    output: default `<name>_split.json` beside the input; written to a temporary name and renamed.
+    Raises InputError: no such file, not a JSON list, no candidates.
+    """
+    path = Path(path)
+    output = Path(output) if output is not None else path.with_name(f"{path.stem}_split.json")
+    if per_source < 1:
+        raise InputError(f"per_source is {per_source}; it must be at least 1")
+    drawn: dict[str, list[tuple[int, Entry]]] = {}
+    candidates: Counter[str] = Counter()
+    randoms: dict[str, random.Random] = {}
+    read = 0
+    for index, raw in enumerate(read_entries(path)):
+        read += 1
+        try:
+            entry = Entry.model_validate(raw)
+        except ValidationError:  # text-only entries among them
+            continue
+        if entry.first_turn() is not None or len(entry.answer.split()) > max_words:
+            continue
+        source = entry.source
+        candidates[source] += 1
+        chosen = drawn.setdefault(source, [])
+        # Reservoir sampling (Vitter's algorithm R), each source from its own generator.
+        place = randoms.setdefault(source, random.Random(f"{seed}/{source}")).randrange(candidates[source])
+        if len(chosen) < per_source:
+            chosen.append((index, entry))
+        elif place < per_source:
+            chosen[place] = (index, entry)
+    if not drawn:
+        raise InputError(
+            f"{path}: none of {read} entries has a first turn about an image with an answer of at most "
+            f"{max_words} words"
+        )
+    entries = [
+        {
+            "id": entry.id,
+            "image": entry.image,
+            "conversations": [
+                {"from": turn.speaker, "value": turn.value} for turn in entry.conversations[:2]
+            ],
+        }
+        for source in sorted(drawn)
+        for _, entry in sorted(drawn[source], key=lambda pair: pair[0])
+    ]
+    temporary = output.with_name(f".{output.name}.{os.getpid()}")
+    temporary.write_text(json.dumps(entries, indent=1, ensure_ascii=False), encoding="utf-8")
+    temporary.replace(output)
+    counts = {source: len(drawn[source]) for source in sorted(drawn)}
+    return Split(output, counts, dict(sorted(candidates.items())), read)
+
+
+def read_entries(path: Path) -> Iterator[dict[str, Any]]:
+    """The objects of a JSON list, one by one: a file of gigabytes needs megabytes of memory.
+
+    Raises InputError: no such file, not UTF-8, not a JSON list of objects.
+    """
+    if not path.is_file():
+        raise InputError(f"{path} does not exist; name a LLaVA-format JSON file")
+    decoder = json.JSONDecoder()
+    with path.open(encoding="utf-8-sig") as file:
+        try:
+            buffer = file.read(_CHUNK).lstrip()
+            if not buffer.startswith("["):
+                raise InputError(f"{path} is not a LLaVA-format JSON: it must hold a list of objects")
+            buffer, position, number, expected = buffer[1:], 0, 0, "first"
+            while True:
+                while position < len(buffer) and buffer[position] in " \t\r\n":
+                    position += 1
+                mark = buffer[position : position + 1]
+                if mark == "]" and expected != "entry":
+                    return
+                if mark == "," and expected == "comma":
+                    position, expected = position + 1, "entry"
+                    continue
+                if mark == "{" and expected != "comma":
+                    try:
+                        entry, position = decoder.raw_decode(buffer, position)
+                        number, expected = number + 1, "comma"
+                        yield entry
+                        continue
+                    except json.JSONDecodeError:
+                        pass  # cut by the end of the buffer, unless there is no more to read
+                elif mark:
+                    raise InputError(f"{path}: entry {number} is not a JSON object")
+                chunk = file.read(_CHUNK)
+                if not chunk or len(buffer) - position > _LONGEST_ENTRY:
+                    raise InputError(f"{path}: entry {number} is broken or the file ends too early")
+                buffer, position = buffer[position:] + chunk, 0
+        except UnicodeDecodeError as error:
+            raise InputError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error

@@ -1,0 +1,154 @@
+"""A sample: one image, one question, and how its answer is judged."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from PIL import Image, ImageFile
+
+from vtr_ray.errors import InputError
+
+MAX_SKIPPED = 0.05
+"""Share of unreadable samples above which a set is refused."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image, one question, and how its answer is judged. Pickles.
+
+    id: unique within a set.
+    source: the task, or the top folder of the image's path.
+    image: a path, or the bytes of an encoded image.
+    answers: what counts as right; the first is the target of an exact match.
+    exact: judged by exact match of one token sequence (`answers[0]`, end token included), so that one
+        forward pass decides. Otherwise the sample generates and `judge` scores the answer.
+    judge: decoded answer -> score in [0, 1]; None: 1 where the answer is `answers[0]`, else 0.
+    digest: SHA-256 of the encoded image.
+    max_new_tokens, until: where generation stops at the latest, and strings that end an answer.
+    document: the sample's place in its task's documents, for figures of a whole set; -1: not of a task.
+    """
+
+    id: str
+    source: str
+    image: Path | bytes = field(repr=False)
+    question: str
+    answers: tuple[str, ...]
+    exact: bool = True
+    judge: Callable[[str], float] | None = field(default=None, repr=False)
+    digest: str = field(default="", repr=False)
+    max_new_tokens: int = 128
+    until: tuple[str, ...] = ()
+    document: int = -1
+
+    def score(self, answer: str) -> float:
+        """Score in [0, 1] of a decoded answer."""
+        if self.judge is not None:
+            return self.judge(answer)
+        return float(answer.strip() == self.answers[0].strip())
+
+
+@dataclass(frozen=True)
+class Skipped:
+    """A sample that cannot be read: its name, and why."""
+
+    name: str
+    reason: str
+
+
+@dataclass(frozen=True)
+class SampleSet:
+    """The readable samples of a source, and the names of those that are not. Pickles.
+
+    Raises InputError when no sample is left or more than 5 % were skipped.
+    """
+
+    samples: tuple[Sample, ...]
+    skipped: tuple[Skipped, ...] = ()
+    where: str = ""
+
+    def __post_init__(self) -> None:
+        total = len(self.samples) + len(self.skipped)
+        first = "; ".join(f"{skipped.name}: {skipped.reason}" for skipped in self.skipped[:3])
+        if not self.samples:
+            why = f": {first}" if first else ""
+            raise InputError(f"{self.where}: no readable samples among {total}{why}")
+        if len(self.skipped) > MAX_SKIPPED * total:
+            raise InputError(
+                f"{self.where}: {len(self.skipped)} of {total} samples cannot be read, more than "
+                f"{MAX_SKIPPED:.0%}; mend or remove them ({first})"
+            )
+        repeated = [
+            name for name, times in Counter(sample.id for sample in self.samples).items() if times > 1
+        ]
+        if repeated:
+            raise InputError(
+                f"{self.where}: sample id {repeated[0]} occurs more than once; ids must be unique"
+            )
+
+    def __len__(self) -> int:
+        return len(self.samples)
+
+    def __iter__(self) -> Iterator[Sample]:
+        return iter(self.samples)
+
+    @property
+    def per_source(self) -> dict[str, int]:
+        """Number of samples per source, by name."""
+        return dict(sorted(Counter(sample.source for sample in self.samples).items()))
+
+    @property
+    def fingerprint(self) -> str:
+        """Hexadecimal digest of ids, images, questions and answers, in the order of the samples."""
+        digest = hashlib.sha256()
+        for sample in self.samples:
+            for part in (sample.id, sample.digest, sample.question, str(sample.exact), *sample.answers):
+                digest.update(f"{len(part)}:{part}".encode())
+            digest.update(b"\n")
+        return digest.hexdigest()[:16]
+
+    def describe(self) -> dict[str, Any]:
+        """JSON: counts per source, the skipped samples with reasons, the fingerprint."""
+        return {
+            "where": self.where,
+            "samples": len(self.samples),
+            "per_source": self.per_source,
+            "skipped": {skipped.name: skipped.reason for skipped in self.skipped},
+            "fingerprint": self.fingerprint,
+        }
+
+    @staticmethod
+    def joined(sets: Iterable[SampleSet]) -> SampleSet:
+        """One set of several; ids must not clash."""
+        parts = list(sets)
+        return SampleSet(
+            samples=tuple(sample for part in parts for sample in part.samples),
+            skipped=tuple(skipped for part in parts for skipped in part.skipped),
+            where=", ".join(part.where for part in parts),
+        )
+
+
+@contextmanager
+def whole_images_only() -> Iterator[None]:
+    """Inside, a truncated image raises.
+
+    Importing lmms_eval sets a process-wide flag of PIL that fills the missing part with grey instead.
+    """
+    before = ImageFile.LOAD_TRUNCATED_IMAGES
+    ImageFile.LOAD_TRUNCATED_IMAGES = False
+    try:
+        yield
+    finally:
+        ImageFile.LOAD_TRUNCATED_IMAGES = before
+
+
+def read_image(image: Path | bytes) -> Image.Image:
+    """The image, decoded to its last row, RGB. Raises OSError (or what else PIL raises) where that fails."""
+    with whole_images_only(), Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
+        return opened.convert("RGB")

@@ -1,0 +1,51 @@
+"""Comparing two schedules on the same samples."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from scipy import stats
+
+from vtr_ray.evaluation.outcome import Outcome
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """Mean paired difference of scores, its interval, and the two-sided p-value of "no difference"."""
+
+    difference: float
+    low: float
+    high: float
+    p_value: float
+    samples: int
+
+    @property
+    def significant(self) -> bool:
+        """The interval does not contain zero."""
+        return self.low > 0 or self.high < 0
+
+
+def compare(outcomes: Sequence[Outcome], baseline: Sequence[Outcome], confidence: float = 0.95) -> Comparison:
+    """`outcomes` minus `baseline`, paired by sample id, with the interval of the paired t-test.
+
+    The t interval needs differences whose mean is near normal: from some tens of samples that disagree.
+    Where all differences are equal the interval is that one point.
+    Raises ValueError: not the same samples, fewer than two of them.
+    """
+    ours = {outcome.sample_id: outcome.score for outcome in outcomes}
+    theirs = {outcome.sample_id: outcome.score for outcome in baseline}
+    if len(ours) != len(outcomes) or len(theirs) != len(baseline) or ours.keys() != theirs.keys():
+        raise ValueError("a paired comparison needs the same samples on both sides, each once")
+    if len(ours) < 2:
+        raise ValueError(f"a paired comparison needs at least two samples, not {len(ours)}")
+    names = sorted(ours)
+    first = np.array([ours[name] for name in names])
+    second = np.array([theirs[name] for name in names])
+    mean = float(np.mean(first - second))
+    if np.ptp(first - second) == 0:  # no spread: the t statistic is 0/0 or infinite
+        return Comparison(mean, mean, mean, 1.0 if mean == 0 else 0.0, len(names))
+    test = stats.ttest_rel(first, second)
+    interval = test.confidence_interval(confidence)
+    return Comparison(mean, float(interval.low), float(interval.high), float(test.pvalue), len(names))
