@@ -1,0 +1,197 @@
+"""Rules that yield schedules: published baselines as their code does them, the random control, P-Sigmoid."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import pairwise
+from typing import Any
+
+from vtr_ray.errors import InputError
+from vtr_ray.schedule import Ranking, Schedule
+
+__all__ = ["at_memory_cost", "fastv", "none", "p_sigmoid", "pyramid_drop", "random", "vtw"]
+
+
+def none(num_layers: int) -> Schedule:
+    """No reduction: every layer keeps every vision token."""
+    return Schedule.from_rates([1.0] * _layers(num_layers))
+
+
+def fastv(num_layers: int, drop: float = 0.5, after_layer: int = 2) -> Schedule:
+    """FastV (Chen et al., 2024): one cut before layer `after_layer + 1` (their K), `drop` is their R.
+
+    Ranked by the last prompt token's row of layer K, mean over heads; original positions.
+    """
+    _fraction("drop", drop)
+    _inside("after_layer", after_layer, num_layers)
+    rates = [1.0] * after_layer + [1.0 - drop] * (num_layers - after_layer)
+    return Schedule.from_rates(rates, ranking=Ranking.LAST_TOKEN)
+
+
+def vtw(num_layers: int, withdraw_after: int | None = None) -> Schedule:
+    """VTW (Lin et al., 2024): all vision tokens leave after layer `withdraw_after` (default `L // 2`)."""
+    last = _layers(num_layers) // 2 if withdraw_after is None else withdraw_after
+    _inside("withdraw_after", last, num_layers)
+    return Schedule.from_rates([1.0] * last + [0.0] * (num_layers - last))
+
+
+def pyramid_drop(num_layers: int, layers: Sequence[int] | None = None, keep: float = 0.5) -> Schedule:
+    """PDrop (Xing et al., 2024): after each layer of `layers`, keep `keep` times as many as before.
+
+    Stage `s` keeps `int(N * keep**s)` of the original `N`, ranked by the last prompt token's row with the
+    coming layer's projections; positions are renumbered. `layers` defaults to L/4, L/2, 3L/4 (8, 16, 24 of 32).
+    Stages at or beyond `L` never fire, as in their code.
+    """
+    _fraction("keep", keep)
+    if layers is None:
+        layers = [_layers(num_layers) * quarter // 4 for quarter in (1, 2, 3)]
+    stages = list(layers)
+    if any(later <= earlier for earlier, later in pairwise(stages)) or min(stages, default=1) < 1:
+        raise InputError(f"pyramid_drop layers are {stages}; give increasing layer numbers of at least 1.")
+    rates = [keep ** sum(layer > stage for stage in stages) for layer in range(1, _layers(num_layers) + 1)]
+    return Schedule.from_rates(rates, ranking=Ranking.NEXT_LAYER, positions="renumber", rounding="down")
+
+
+def random(schedule: Schedule, seed: int = 0) -> Schedule:
+    """The control: the same rates, tokens drawn at random (the same ones for all samples of equal `N`)."""
+    return replace(schedule, ranking=Ranking.RANDOM, seed=seed)
+
+
+def p_sigmoid(num_layers: int, budget: float, k: float) -> Schedule:
+    """P-Sigmoid (paper, Scenario II): `r(i) = 2b / (1 + exp(k (i - alpha)))`, `alpha = (3 + L) / 2`, `i = 3..L`.
+
+    `r_1 = r_2 = 1`. Where the curve passes 1 it becomes `min(1, c r(i))` with the one `c >= 1` that keeps the
+    mean over layers 3..L at `budget`. `k = 0` is flat; the larger `k`, the steeper.
+    """
+    if _layers(num_layers) < 3:
+        raise InputError(f"p_sigmoid reduces layers 3..L; {num_layers} layers leave none.")
+    _fraction("budget", budget)
+    if not (math.isfinite(k) and k >= 0):
+        raise InputError(f"p_sigmoid k is {k}; use a finite number of at least 0.")
+    return Schedule.from_rates([1.0, 1.0, *_sigmoid_rates(num_layers, budget, k)])
+
+
+def _sigmoid_rates(num_layers: int, budget: float, k: float) -> list[float]:
+    alpha = (3 + num_layers) / 2
+    reduced = range(3, num_layers + 1)
+    if budget in (0.0, 1.0):
+        return [budget] * len(reduced)
+    # Logarithms: at large k the factor c overflows while c * r(i) does not.
+    logs = [math.log(2 * budget) - _softplus(k * (layer - alpha)) for layer in reduced]
+
+    def rates(log_c: float) -> list[float]:
+        return [math.exp(min(0.0, log_c + log)) for log in logs]
+
+    if logs[0] <= 0.0:
+        return rates(0.0)
+
+    def excess(log_c: float) -> float:
+        return math.fsum(rates(log_c)) / len(logs) - budget
+
+    return rates(_root(excess, 0.0, -logs[-1] if logs[-1] < 0 else 0.0))
+
+
+def _softplus(x: float) -> float:
+    return max(x, 0.0) + math.log1p(math.exp(-abs(x)))
+
+
+def at_memory_cost(name: str, num_layers: int, memory_cost: float, **fixed: Any) -> Schedule:
+    """The strategy `name` with its free parameter solved so that the schedule's memory cost is `memory_cost`.
+
+    `fastv`: solves `drop` (fixed: `after_layer`). `pyramid_drop`: solves `keep` (fixed: `layers`). `vtw`: takes
+    the withdrawal layer whose memory cost is nearest (the deeper on a tie), so the cost is met to within
+    `1 / (2L)`. `p_sigmoid`: solves `budget` (fixed: `k`, required).
+
+    Raises:
+        InputError: an unknown strategy or argument, or a memory cost that the strategy cannot reach.
+    """
+    _fraction("memory_cost", memory_cost)
+    if name not in _SOLVERS:
+        raise InputError(
+            f"No strategy {name!r} can be solved to a memory cost; use one of: {', '.join(_SOLVERS)}."
+        )
+    solve, allowed = _SOLVERS[name]
+    unknown = [key for key in fixed if key not in allowed]
+    if unknown:
+        raise InputError(f"{name} takes no {unknown[0]!r} here; use: {', '.join(allowed) or 'none'}.")
+    return solve(_layers(num_layers), memory_cost, **fixed)
+
+
+def _solve_fastv(num_layers: int, memory_cost: float, after_layer: int = 2) -> Schedule:
+    _inside("after_layer", after_layer, num_layers)
+    if after_layer == num_layers:
+        raise InputError(
+            f"fastv after layer {after_layer} of {num_layers} removes nothing; use an earlier layer."
+        )
+    drop = (1.0 - memory_cost) * num_layers / (num_layers - after_layer)
+    _reachable("fastv", drop <= 1.0 + 1e-12, memory_cost, after_layer / num_layers)
+    return fastv(num_layers, drop=min(drop, 1.0), after_layer=after_layer)
+
+
+def _solve_vtw(num_layers: int, memory_cost: float) -> Schedule:
+    layer = math.floor(memory_cost * num_layers + 0.5)
+    _reachable("vtw", layer >= 1, memory_cost, 1 / num_layers)
+    return vtw(num_layers, withdraw_after=layer)
+
+
+def _solve_pyramid_drop(num_layers: int, memory_cost: float, layers: Sequence[int] | None = None) -> Schedule:
+    def excess(keep: float) -> float:
+        return pyramid_drop(num_layers, layers, keep).memory_cost - memory_cost
+
+    _reachable("pyramid_drop", excess(0.0) <= 1e-12, memory_cost, excess(0.0) + memory_cost)
+    return pyramid_drop(num_layers, layers, _root(excess, 0.0, 1.0))
+
+
+def _solve_p_sigmoid(num_layers: int, memory_cost: float, k: float | None = None) -> Schedule:
+    if k is None:
+        raise InputError("p_sigmoid needs its steepness: pass k=...")
+    if num_layers < 3:
+        raise InputError(f"p_sigmoid reduces layers 3..L; {num_layers} layers leave none.")
+    budget = (memory_cost * num_layers - 2) / (num_layers - 2)
+    _reachable("p_sigmoid", budget >= -1e-12, memory_cost, 2 / num_layers)
+    return p_sigmoid(num_layers, min(max(budget, 0.0), 1.0), k)
+
+
+_SOLVERS: dict[str, tuple[Callable[..., Schedule], tuple[str, ...]]] = {
+    "fastv": (_solve_fastv, ("after_layer",)),
+    "vtw": (_solve_vtw, ()),
+    "pyramid_drop": (_solve_pyramid_drop, ("layers",)),
+    "p_sigmoid": (_solve_p_sigmoid, ("k",)),
+}
+
+
+def _root(excess: Callable[[float], float], low: float, high: float) -> float:
+    """Root of a non-decreasing function in [low, high]; an end where rounding leaves no sign change."""
+    if excess(low) >= 0.0:
+        return low
+    if excess(high) <= 0.0:
+        return high
+    from scipy.optimize import brentq  # 0.2 s to import: only where something is solved
+
+    return float(brentq(excess, low, high, xtol=1e-15, rtol=1e-14))
+
+
+def _layers(num_layers: int) -> int:
+    if isinstance(num_layers, bool) or not isinstance(num_layers, int) or num_layers < 1:
+        raise InputError(f"The number of decoder layers is {num_layers!r}; use an integer of at least 1.")
+    return num_layers
+
+
+def _fraction(name: str, value: float) -> None:
+    if not 0.0 <= value <= 1.0:
+        raise InputError(f"{name} is {value}; use a number in [0, 1].")
+
+
+def _inside(name: str, layer: int, num_layers: int) -> None:
+    if not 1 <= layer <= _layers(num_layers):
+        raise InputError(f"{name} is {layer}; use a layer from 1 to {num_layers}.")
+
+
+def _reachable(name: str, holds: bool, memory_cost: float, lowest: float) -> None:
+    if not holds:
+        raise InputError(
+            f"{name} cannot reach a memory cost of {memory_cost}: its lowest is {lowest:.4f}; ask for more or "
+            "change its fixed layers."
+        )
