@@ -41,8 +41,8 @@ def pyramid_drop(num_layers: int, layers: Sequence[int] | None = None, keep: flo
     """PDrop (Xing et al., 2024): after each layer of `layers`, keep `keep` times as many as before.
 
     Stage `s` keeps `int(N * keep**s)` of the original `N`, ranked by the last prompt token's row with the
-    coming layer's projections; positions are renumbered. `layers` defaults to L/4, L/2, 3L/4 (8, 16, 24 of 32).
-    Stages at or beyond `L` never fire, as in their code.
+    coming layer's projections; positions are renumbered. `layers` defaults to L/4, L/2, 3L/4 (of 32: 8, 16,
+    24). Stages at or beyond `L` never fire, as in their code.
     """
     _fraction("keep", keep)
     if layers is None:
@@ -60,10 +60,10 @@ def random(schedule: Schedule, seed: int = 0) -> Schedule:
 
 
 def p_sigmoid(num_layers: int, budget: float, k: float) -> Schedule:
-    """P-Sigmoid (paper, Scenario II): `r(i) = 2b / (1 + exp(k (i - alpha)))`, `alpha = (3 + L) / 2`, `i = 3..L`.
+    """P-Sigmoid (paper, section 3.3): `r(i) = 2b / (1 + exp(k (i - alpha)))` for `i = 3..L`.
 
-    `r_1 = r_2 = 1`. Where the curve passes 1 it becomes `min(1, c r(i))` with the one `c >= 1` that keeps the
-    mean over layers 3..L at `budget`. `k = 0` is flat; the larger `k`, the steeper.
+    `alpha = (3 + L) / 2`, `r_1 = r_2 = 1`. Where the curve passes 1 it becomes `min(1, c r(i))` with the one
+    `c >= 1` that keeps the mean over layers 3..L at `budget`. `k = 0` is flat; the larger `k`, the steeper.
     """
     if _layers(num_layers) < 3:
         raise InputError(f"p_sigmoid reduces layers 3..L; {num_layers} layers leave none.")
@@ -98,10 +98,10 @@ def _softplus(x: float) -> float:
 
 
 def at_memory_cost(name: str, num_layers: int, memory_cost: float, **fixed: Any) -> Schedule:
-    """The strategy `name` with its free parameter solved so that the schedule's memory cost is `memory_cost`.
+    """The strategy `name`, its free parameter solved so that the schedule's memory cost is `memory_cost`.
 
-    `fastv`: solves `drop` (fixed: `after_layer`). `pyramid_drop`: solves `keep` (fixed: `layers`). `vtw`: takes
-    the withdrawal layer whose memory cost is nearest (the deeper on a tie), so the cost is met to within
+    `fastv`: solves `drop` (fixed: `after_layer`). `pyramid_drop`: solves `keep` (fixed: `layers`). `vtw`:
+    takes the withdrawal layer whose memory cost is nearest (the deeper on a tie): the cost is met to within
     `1 / (2L)`. `p_sigmoid`: solves `budget` (fixed: `k`, required).
 
     Raises:
@@ -192,6 +192,6 @@ def _inside(name: str, layer: int, num_layers: int) -> None:
 def _reachable(name: str, holds: bool, memory_cost: float, lowest: float) -> None:
     if not holds:
         raise InputError(
-            f"{name} cannot reach a memory cost of {memory_cost}: its lowest is {lowest:.4f}; ask for more or "
-            "change its fixed layers."
+            f"{name} cannot reach a memory cost of {memory_cost}: its lowest is {lowest:.4f}; ask for "
+            "more or change its fixed layers."
         )

@@ -1,0 +1,7 @@
+"""Loading a checkpoint, and what a model family must tell the rest."""
+
+from vtr_ray.models.families import Family, family_of, supported
+from vtr_ray.models.features import embed, encode_images
+from vtr_ray.models.loading import load_model
+
+__all__ = ["Family", "embed", "encode_images", "family_of", "load_model", "supported"]
