@@ -1,0 +1,151 @@
+import pickle
+import subprocess
+import sys
+import time
+
+import pytest
+from conftest import ANLS, CHARTS, EXACT, picture, write_task
+from PIL import ImageFile
+
+from vtr_ray.errors import InputError
+from vtr_ray.evaluation.outcome import Outcome
+from vtr_ray.evaluation.samples import read_image
+from vtr_ray.evaluation.suites import load_tasks, task_figures, task_names
+
+
+def test_documents_become_samples(suite):
+    assert task_names(suite) == ["charts", "colours", "documents", "existence"]
+    samples = load_tasks(["colours", "documents"], suite)
+    assert samples.per_source == {"colours": 10, "documents": 8}
+    first = samples.samples[0]
+    assert (first.id, first.question, first.answers) == ("colours/0", "What colour is shape 0?", ("red",))
+    assert (first.exact, first.max_new_tokens, first.until) == (True, 8, ("\n\n",))
+    assert not samples.samples[10].exact
+    assert read_image(first.image).tobytes() == read_image(picture(0)).tobytes()
+    assert len(load_tasks(["colours"], suite, limit=3)) == 3
+
+
+@pytest.mark.parametrize(
+    ("task", "index", "answer", "score"),
+    [
+        ("colours", 0, "red", 1),
+        ("colours", 0, " red\n", 1),
+        ("colours", 0, "Red", 0),
+        ("colours", 3, "dark", 0),
+        ("documents", 1, "112.50", 1),
+        ("documents", 1, "112.58", 1 - 1 / 6),
+        ("documents", 1, "999", 0),
+        ("charts", 0, "41", 1),  # 2.5 % off
+        ("charts", 0, "43", 0),  # 7.5 % off
+        ("charts", 0, "forty", 0),
+        ("existence", 1, "Yes", 1),
+        ("existence", 1, "no", 0),
+    ],
+)
+def test_an_answer_scores_what_the_metric_says(suite, task, index, answer, score):
+    sample = load_tasks([task], suite).samples[index]
+    assert sample.score(answer) == pytest.approx(score)
+
+
+def test_samples_judge_in_another_process(suite, tmp_path):
+    samples = load_tasks(["documents", "charts"], suite)
+    path = tmp_path / "samples.pickle"
+    path.write_bytes(pickle.dumps(samples))
+    code = (
+        "import pickle, sys; samples = pickle.load(open(sys.argv[1], 'rb')).samples;"
+        "print(samples[3].score('312.50'), samples[3].score('x'), samples[8].score('41'))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["1.0", "0.0", "1.0"]
+
+
+def test_figures_of_a_whole_task_use_its_aggregation(suite):
+    samples = load_tasks(["existence", "documents"], suite)
+    existence = [sample for sample in samples if sample.source == "existence"]
+    # no, yes, no, yes, ...: two of four "yes" found, one "no" called "yes".
+    said = ["no", "yes", "yes", "yes", "no", "no", "no", "no"]
+    outcomes = [Outcome(s.id, s.score(a), a) for s, a in zip(existence, said, strict=True)]
+    figures = task_figures(samples, outcomes[::-1])
+    assert figures == {"existence": {"pope_accuracy": 5 / 8, "pope_f1_score": pytest.approx(4 / 7)}}
+
+
+def test_figures_need_the_answers(suite):
+    samples = load_tasks(["existence"], suite, limit=1)
+    with pytest.raises(ValueError, match="existence/0 has no answer"):
+        task_figures(samples, [Outcome("existence/0", 1.0)])
+
+
+def test_unreadable_documents_are_skipped_and_named(tmp_path):
+    rows = [(f"What is {i}?", "a") for i in range(60)]
+    rows[7] = ("  ", "a")
+    images = [picture(i % 5) for i in range(60)]
+    images[9] = images[9][: len(images[9]) // 2]
+    images[11] = b"no image"
+    write_task(tmp_path, EXACT, "flawed", rows, images)
+    assert ImageFile.LOAD_TRUNCATED_IMAGES is False
+    samples = load_tasks(["flawed"], tmp_path)
+    reasons = samples.describe()["skipped"]
+    assert reasons.keys() == {"flawed/7", "flawed/9", "flawed/11"}
+    assert "empty question" in reasons["flawed/7"]
+    assert "truncated" in reasons["flawed/9"]
+    assert len(samples) == 57
+    assert "flawed/8" in {sample.id for sample in samples}
+
+
+def test_a_target_that_its_own_metric_rejects_is_refused(tmp_path):
+    # "exact_answer" with a metric that never gives the target 1.
+    yaml = EXACT.replace("metric: exact_match", "metric: anls").replace("score: exact_match", "score: anls")
+    write_task(tmp_path, yaml, "fine", [("What?", "a")])
+    assert load_tasks(["fine"], tmp_path).samples[0].exact
+    write_task(tmp_path, EXACT, "odd", [("What?", " padded ")])
+    with pytest.raises(InputError, match=r"odd/0.*exact_answer.*' padded '"):
+        load_tasks(["odd"], tmp_path)
+
+
+def test_the_score_must_be_clear(tmp_path):
+    silent = "metadata:\n  score: anls\n  exact_answer: false\n"
+    write_task(tmp_path, ANLS.replace(silent, ""), "single", [("What?", "a")])
+    assert load_tasks(["single"], tmp_path).samples[0].score("a") == 1.0
+    two = (
+        CHARTS.replace("metadata:\n  score: relaxed_overall\n  exact_answer: false\n", "")
+        .replace("process_results: !function utils.charts\n", "")
+        .replace(
+            "metric_list:",
+            "metric_list:\n  - metric: anls\n    aggregation: mean\n    higher_is_better: true",
+        )
+        .replace("relaxed_overall", "exact_match")
+    )
+    write_task(tmp_path, two, "double", [("What?", "a")])
+    with pytest.raises(InputError, match="anls, exact_match; say which"):
+        load_tasks(["double"], tmp_path)
+    assert load_tasks(["double"], tmp_path, score="anls").samples[0].score("a") == 1.0
+    with pytest.raises(InputError, match="no metric 'f1'"):
+        load_tasks(["double"], tmp_path, score="f1").samples[0].score("a")
+
+
+def test_user_mistakes_are_clear_and_quick(tmp_path, suite):
+    with pytest.raises(InputError, match=r"unknown task 'colors'.*colours"):
+        load_tasks(["colors"], suite)
+    with pytest.raises(InputError, match="task folder"):
+        load_tasks(["colours"], tmp_path / "nowhere")
+    (tmp_path / "lost.yaml").write_text(EXACT.format(name="lost", tokens=4))
+    start = time.perf_counter()
+    with pytest.raises(InputError, match=r"lost\.parquet.*does not exist"):
+        load_tasks(["lost"], tmp_path)
+    assert time.perf_counter() - start < 4  # lmms-eval itself tries five times, two seconds apart
+
+
+def test_a_search_split_includes_the_other_yaml(suite):
+    write_task(suite, EXACT, "words", [("Which word?", "yes")])
+    folder = suite.parent / "search"
+    folder.mkdir(exist_ok=True)
+    write_task(folder, EXACT, "words", [("Which word?", "yes"), ("Which other?", "no")])
+    (folder / "words_search.yaml").write_text(
+        "include: words.yaml\ntask: words_search\n"
+        "dataset_kwargs:\n  data_files:\n    test: words_search.parquet\n"
+    )
+    (folder / "words.parquet").rename(folder / "words_search.parquet")
+    samples = load_tasks(["words_search"], folder)
+    assert [sample.question for sample in samples] == ["Which word?", "Which other?"]
+    assert samples.samples[0].exact
+    (suite / "words.yaml").unlink()

@@ -1,0 +1,266 @@
+"""lmms-eval tasks as samples, judged by the task's own `process_results`."""
+
+from __future__ import annotations
+
+import hashlib
+import inspect
+import io
+import warnings
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+from PIL import Image
+
+from vtr_ray.errors import InputError
+from vtr_ray.evaluation.outcome import Outcome
+from vtr_ray.evaluation.samples import Sample, SampleSet, Skipped, whole_images_only
+
+DEFAULT_MAX_NEW_TOKENS = 128
+
+
+@dataclass(frozen=True)
+class TaskJudge:
+    """Judges an answer to one document as its task does: `process_results` after the task's filters.
+
+    Pickles: it names the document, and each process loads the task when it first judges.
+    include: folder of task YAMLs; None: lmms-eval's own tasks. metric: the one that is the score.
+    """
+
+    include: str | None
+    task: str
+    document: int
+    metric: str
+
+    def __call__(self, answer: str) -> float:
+        """Score in [0, 1]. Raises InputError where the task's metric is something else."""
+        task = _load_task(self.include, self.task)
+        return _as_score(_results(task, self.document, answer), self.metric, self.task)
+
+
+def task_names(include: str | Path | None) -> list[str]:
+    """Names of the tasks under a folder; None: lmms-eval's own (3.5 s)."""
+    return list(_manager(None if include is None else str(include)).all_subtasks)
+
+
+def load_tasks(
+    names: Sequence[str],
+    include: str | Path | None = None,
+    *,
+    score: str | None = None,
+    limit: int | None = None,
+) -> SampleSet:
+    """The documents of lmms-eval tasks as samples with ids `task/document`.
+
+    A task's YAML says `metadata: {score: METRIC, exact_answer: true | false}`: which per-document metric is
+    the score, and whether exact match of the text of `doc_to_target` decides it in one forward pass. Without
+    `score` the task's only metric counts; without `exact_answer` the sample generates.
+
+    include: folder of task YAMLs; None: lmms-eval's own. score: overrides the YAML's. limit: first documents
+    only.
+    Raises InputError: unknown task, missing data, unclear metric, too many unreadable documents.
+    """
+    where = None if include is None else str(include)
+    return SampleSet.joined([_load(where, name, score, limit) for name in names])
+
+
+def _load(include: str | None, name: str, score: str | None, limit: int | None) -> SampleSet:
+    task = _load_task(include, name)
+    metadata = _metadata(task)
+    metric = score or metadata.get("score") or _only_metric(task, name)
+    exact = bool(metadata.get("exact_answer", False))
+    generation = task.config.generation_kwargs or {}
+    until = generation.get("until") or ()
+    common: dict[str, Any] = {
+        "source": name,
+        "exact": exact,
+        "max_new_tokens": int(generation.get("max_new_tokens", DEFAULT_MAX_NEW_TOKENS)),
+        "until": (until,) if isinstance(until, str) else tuple(until),
+    }
+    samples: list[Sample] = []
+    skipped: list[Skipped] = []
+    total = len(task.eval_docs)
+    for index in range(total if limit is None else min(limit, total)):
+        identity = f"{name}/{index}"
+        judge = TaskJudge(include, name, index, metric)
+        try:
+            question, answers, image = _read(task, index)
+            right = judge(answers[0]) if exact else 1.0
+        except InputError:
+            raise
+        except Exception as error:  # a task's own functions and PIL's decoders raise whatever they meet
+            skipped.append(Skipped(identity, f"{type(error).__name__}: {error}"))
+            continue
+        if right != 1:
+            raise InputError(
+                f"{identity}: the task says exact_answer, but its {metric} of the right answer "
+                f"{answers[0]!r} is {right}; correct doc_to_target or the metadata"
+            )
+        digest = hashlib.sha256(image).hexdigest()
+        samples.append(
+            Sample(identity, image=image, question=question, answers=answers, judge=judge, digest=digest,
+                   document=index, **common)
+        )  # fmt: skip
+    return SampleSet(tuple(samples), tuple(skipped), where=name)
+
+
+def _read(task: Any, index: int) -> tuple[str, tuple[str, ...], bytes]:
+    with whole_images_only():  # datasets decodes on access
+        document = task.eval_docs[index]
+        question = task.doc_to_text(document)
+        if not isinstance(question, str) or not question.strip():
+            raise ValueError("empty question")
+        target = task.doc_to_target(document)
+        answers = tuple(str(one) for one in target) if isinstance(target, list | tuple) else (str(target),)
+        visuals = task.doc_to_visual(document)
+        if not isinstance(visuals, list) or len(visuals) != 1:
+            raise ValueError(f"{len(visuals or [])} images; exactly one is supported")
+        return question.strip(), answers, _encoded(visuals[0])
+
+
+def _encoded(visual: Any) -> bytes:
+    if isinstance(visual, Image.Image):
+        file = io.BytesIO()
+        visual.convert("RGB").save(file, "PNG", compress_level=1)
+        return file.getvalue()
+    raise TypeError(f"doc_to_visual gave a {type(visual).__name__}; an image is supported")
+
+
+def task_figures(samples: Iterable[Sample], outcomes: Iterable[Outcome]) -> dict[str, dict[str, float]]:
+    """Set-level figures, task by task: every metric of the task through its own aggregation (F1, ...).
+
+    These are for reports and never E. They need each sample's answer: outcomes of an evaluator that
+    generates for all samples. Raises ValueError where an answer is missing.
+    """
+    answers: Mapping[str, str | None] = {outcome.sample_id: outcome.answer for outcome in outcomes}
+    collected: dict[tuple[str | None, str], list[tuple[int, dict[str, Any]]]] = {}
+    for sample in samples:
+        if not isinstance(sample.judge, TaskJudge) or sample.id not in answers:
+            continue
+        answer = answers[sample.id]
+        if answer is None:
+            raise ValueError(f"sample {sample.id} has no answer; evaluate with teacher_forcing=False")
+        task = _load_task(sample.judge.include, sample.judge.task)
+        results = _results(task, sample.document, answer)
+        collected.setdefault((sample.judge.include, sample.judge.task), []).append((sample.document, results))
+    figures: dict[str, dict[str, float]] = {}
+    for (include, name), results_by_document in collected.items():
+        ordered = [results for _, results in sorted(results_by_document, key=lambda pair: pair[0])]
+        figures[name] = {
+            metric: float(aggregate([results[metric] for results in ordered if metric in results]))
+            for metric, aggregate in _load_task(include, name).aggregation().items()
+            # Those that take `args` write submission files.
+            if "args" not in inspect.signature(aggregate).parameters
+            and any(metric in results for results in ordered)
+        }
+    return figures
+
+
+def _results(task: Any, document: int, answer: str) -> dict[str, Any]:
+    """What `process_results` says of one answer.
+
+    `task.apply_filters` would pair answers with documents from index 0 on, whichever document this is, and
+    the decorated `process_results` repeats an exception for ten seconds: hence neither.
+    """
+    doc = task.eval_docs_no_media[document]
+    responses: Any = [[answer]]
+    for one in task._filters[0].filters:
+        responses = one.apply(responses, [doc])
+    results: dict[str, Any] = type(task).process_results.__wrapped__(task, doc, [next(iter(responses))])
+    return results
+
+
+def _as_score(results: dict[str, Any], metric: str, task: str) -> float:
+    if metric not in results:
+        raise InputError(f"task {task} gives no metric {metric!r}; it gives: {', '.join(sorted(results))}")
+    value = results[metric]
+    if isinstance(value, Mapping):  # what an aggregation needs, the score among it
+        value = value.get("score")
+    try:
+        score = float(value)
+    except (TypeError, ValueError):
+        raise InputError(f"task {task}: metric {metric!r} is {value!r}, not one number per sample") from None
+    if not 0 <= score <= 1:
+        raise InputError(f"task {task}: metric {metric!r} gives {score}; a score must be in [0, 1]")
+    return score
+
+
+def _metadata(task: Any) -> dict[str, Any]:
+    metadata = task.config.metadata or {}
+    parts = metadata if isinstance(metadata, list) else [metadata]
+    return {key: value for part in parts if isinstance(part, Mapping) for key, value in part.items()}
+
+
+def _only_metric(task: Any, name: str) -> str:
+    metrics = list(task.aggregation())
+    if len(metrics) != 1:
+        raise InputError(
+            f"task {name} has the metrics {', '.join(metrics)}; say which is the score "
+            "(metadata: {score: ...} in its YAML)"
+        )
+    return str(metrics[0])
+
+
+def _manager(include: str | None) -> Any:
+    if include is None:
+        return _default_manager()
+    if not Path(include).is_dir():
+        raise InputError(f"task folder {include} does not exist; name a folder of lmms-eval task YAMLs")
+    _import_lmms_eval()
+    from lmms_eval.tasks import TaskManager
+
+    return TaskManager(include_path=include, include_defaults=False)
+
+
+@lru_cache(maxsize=1)
+def _default_manager() -> Any:
+    _import_lmms_eval()
+    from lmms_eval.tasks import TaskManager
+
+    return TaskManager()
+
+
+def _import_lmms_eval() -> None:
+    """Import it, and undo what that does to the process: no more warnings, truncated images let through."""
+    with whole_images_only(), warnings.catch_warnings():
+        import lmms_eval.tasks  # noqa: F401
+
+
+@lru_cache(maxsize=64)
+def _load_task(include: str | None, name: str) -> Any:
+    manager = _manager(include)
+    if name not in manager.all_subtasks:
+        known = ", ".join(manager.all_subtasks[:20])
+        raise InputError(
+            f"unknown task {name!r}; known are: {known}{', ...' * (len(manager.all_subtasks) > 20)}"
+        )
+    _check_files(manager.task_index[name]["yaml_path"], name)
+    import datasets
+    from tenacity import RetryError
+
+    bars = not datasets.are_progress_bars_disabled()
+    datasets.disable_progress_bars()
+    try:
+        return manager.load_task_or_group(name)[name]
+    except RetryError as error:
+        cause = error.last_attempt.exception()
+        raise InputError(f"task {name}: its data cannot be loaded: {cause}") from error
+    finally:
+        if bars:
+            datasets.enable_progress_bars()
+
+
+def _check_files(yaml_path: str, name: str) -> None:
+    """Raise InputError for a missing local file: lmms-eval would look for it five times in eight seconds."""
+    from lmms_eval.utils import load_yaml_config
+
+    config = load_yaml_config(yaml_path, mode="simple")
+    if config.get("dataset_path") not in {"parquet", "json", "csv", "arrow"}:
+        return
+    files = (config.get("dataset_kwargs") or {}).get("data_files") or {}
+    for value in files.values() if isinstance(files, Mapping) else [files]:
+        for file in value if isinstance(value, list) else [value]:
+            if "*" not in file and "://" not in file and not (Path(yaml_path).parent / file).is_file():
+                raise InputError(f"task {name}: data file {file} named in {yaml_path} does not exist")
