@@ -1,0 +1,35 @@
+"""Trains the embedded model: `python jobs/train_embedded.py FOLDER`. Run it again to go on where it stopped."""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import time
+from pathlib import Path
+
+from vtr_ray.embedded.splits import held_out
+from vtr_ray.embedded.training import Recipe, train
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("folder", type=Path, help="checkpoints, log and result")
+    parser.add_argument("--device", default="cpu")
+    parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="CPU processes")
+    parser.add_argument("--minutes", type=float, default=math.inf, help="stop, resumable, after so long")
+    for name, default in vars(Recipe()).items():
+        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
+    options = vars(parser.parse_args())
+    folder, device = options.pop("folder"), options.pop("device")
+    processes = options.pop("processes") if device == "cpu" else 1
+    stop = time.time() + 60 * options.pop("minutes")
+    options.pop("processes", None)
+    train(
+        Recipe(**options),
+        folder,
+        held_out(),
+        processes=processes,
+        compiled=device == "cpu",
+        device=device,
+        stop=stop,
+    )
