@@ -13,9 +13,26 @@ torch.set_num_threads(1)
 
 IMAGE_TOKEN_ID = 3
 VISION_TOKENS = 16  # 16 px, patch 4
-WORDS = (
-    "<pad> <s> </s> <image> <unk> USER: ASSISTANT: what color is the circle ? red green blue yes no".split()
-)
+WORDS = [
+    "<pad>",
+    "<s>",
+    "</s>",
+    "<image>",
+    "<unk>",
+    "USER:",
+    "ASSISTANT:",
+    "what",
+    "color",
+    "is",
+    "the",
+    "circle",
+    "?",
+    "red",
+    "green",
+    "blue",
+    "yes",
+    "no",
+]
 
 
 def make_llava(seed: int = 0, text: str = "llama", attn: str = "sdpa", **text_options: Any) -> Any:
@@ -83,7 +100,8 @@ def make_processor() -> Any:
     )
     template = (
         "{% for message in messages %}{{ 'USER: ' if message['role'] == 'user' else 'ASSISTANT: ' }}"
-        "{% for part in message['content'] %}{{ '<image> ' if part['type'] == 'image' else part['text'] + ' ' }}"
+        "{% for part in message['content'] %}"
+        "{{ '<image> ' if part['type'] == 'image' else part['text'] + ' ' }}"
         "{% endfor %}{% endfor %}{% if add_generation_prompt %}{{ 'ASSISTANT:' }}{% endif %}"
     )
     image_processor = CLIPImageProcessor(

@@ -84,7 +84,7 @@ def family_of(model_or_config: Any) -> Family:
     """
     if isinstance(model_or_config, nn.Module):
         names = [base.__name__ for base in type(model_or_config).__mro__]
-        config = getattr(model_or_config, "config", None)
+        config: Any = getattr(model_or_config, "config", None)
     else:
         names = list(getattr(model_or_config, "architectures", None) or [])
         config = model_or_config

@@ -1,4 +1,4 @@
-"""Vision features once, embeddings from them: so that trials over the same samples share the encoder's work."""
+"""Vision features once, embeddings from them: trials over the same samples share the encoder's work."""
 
 from __future__ import annotations
 

@@ -1,0 +1,117 @@
+"""Scores of vision tokens: attention probabilities of the ranking rows, never a full attention matrix."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from vtr_ray.reduction.layout import Layout, take
+from vtr_ray.schedule import Ranking, Schedule
+
+# Rows are scored in blocks of at most this many probabilities (256 MB in float32).
+_BLOCK = 2**26
+
+
+def ranking_rows(layout: Layout, ranking: Ranking) -> tuple[Tensor, Tensor | None]:
+    """Slots of the rows that rank, int64 [batch, rows], and their weights (None: a single row)."""
+    if ranking is Ranking.INSTRUCTION:
+        return layout.rows, layout.prompt.weights
+    return layout.last, None
+
+
+@torch.no_grad()
+def attention_scores(
+    query: Tensor, key: Tensor, scaling: float, layout: Layout, rows: Tensor, weights: Tensor | None
+) -> Tensor:
+    """Attention probability from the ranking rows to every token, mean over heads, weighted mean over rows.
+
+    The softmax runs over all keys a row may see: real tokens at or before it. Computed in float32.
+
+    Args:
+        query: rotated queries of the rows, [batch, rows, heads, head_dim].
+        key: rotated keys, [batch, key heads, length, head_dim].
+        scaling: factor on the products.
+        layout: of the keys.
+        rows: int64 [batch, rows], the rows' slots.
+        weights: float32 [batch, rows], or None for a single row.
+
+    Returns:
+        float32 [batch, length].
+    """
+    batch, num_rows, heads, head_dim = query.shape
+    key_heads, length = key.shape[1], key.shape[2]
+    transposed = key.float().transpose(2, 3)
+    place = torch.arange(length, device=key.device)
+    total: Tensor | None = None
+    block = max(1, _BLOCK // max(1, batch * heads * length))
+    for start in range(0, num_rows, block):
+        part = slice(start, start + block)
+        grouped = query[:, part].float().view(batch, -1, key_heads, heads // key_heads, head_dim)
+        grouped = grouped.permute(0, 2, 3, 1, 4) * scaling  # [batch, key heads, group, rows, head_dim]
+        products = grouped.flatten(2, 3) @ transposed
+        hidden = place > rows[:, part].unsqueeze(-1)  # [batch, rows, length]
+        if not layout.dense:
+            hidden = hidden | ~layout.valid.unsqueeze(1)
+        products = products.view(batch, heads, -1, length).masked_fill_(hidden.unsqueeze(1), float("-inf"))
+        scores = products.softmax(-1).mean(1)
+        scores = scores.sum(1) if weights is None else (weights[:, part].unsqueeze(1) @ scores).squeeze(1)
+        total = scores if total is None else total + scores
+    assert total is not None
+    return total
+
+
+def rows_of(query: Tensor, rows: Tensor) -> Tensor:
+    """[batch, heads, length, head_dim] at `rows` [batch, rows]: [batch, rows, heads, head_dim]."""
+    batch = torch.arange(query.shape[0], device=query.device).unsqueeze(1)
+    return query.transpose(1, 2)[batch, rows]
+
+
+@torch.no_grad()
+def next_layer_scores(
+    layer: Any, hidden_states: Tensor, cos_sin: tuple[Tensor, Tensor], layout: Layout
+) -> Tensor:
+    """PDrop's scores: the last prompt token's row with the coming layer's norm and projections.
+
+    Args:
+        layer: the coming decoder layer.
+        hidden_states: [batch, length, width] entering it, before the cut.
+        cos_sin: rotary tables, each [batch or 1, length, head_dim].
+        layout: before the cut.
+
+    Returns:
+        float32 [batch, length].
+    """
+    attention = layer.self_attn
+    states = layer.input_layernorm(hidden_states)
+    batch, length, _ = states.shape
+    key = attention.k_proj(states).view(batch, length, -1, attention.head_dim).transpose(1, 2)
+    query = attention.q_proj(take(states, layout.last)).view(batch, 1, -1, attention.head_dim)
+    cos, sin = cos_sin
+    key = _rotate(key, cos.unsqueeze(1), sin.unsqueeze(1))
+    row_cos, row_sin = (take(table, layout.last).unsqueeze(2) for table in (cos, sin))
+    query = _rotate(query, row_cos, row_sin)
+    return attention_scores(query, key, attention.scaling, layout, layout.last, None)
+
+
+def _rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    first, second = states.chunk(2, dim=-1)
+    return states * cos + torch.cat((-second, first), dim=-1) * sin
+
+
+def random_scores(schedule: Schedule, layout: Layout) -> Tensor:
+    """Scores that depend on the schedule's seed, the sample's vision tokens' number and their index alone.
+
+    A sample's kept tokens are thus the same in any batch, and nested over layers. float32 [batch, length].
+    """
+    drawn: dict[int, Tensor] = {}
+    for n in set(layout.prompt.num_vision):
+        generator = torch.Generator().manual_seed((schedule.seed * 1_000_003 + n) % 2**63)
+        drawn[n] = torch.randperm(n, generator=generator).float()
+    width = max(drawn)
+    table = torch.zeros(len(layout.counts), max(width, 1))
+    for sample, n in enumerate(layout.prompt.num_vision):
+        table[sample, :n] = drawn[n]
+    ordinals = layout.prompt.ordinals.gather(1, layout.index.clamp(min=0)).clamp(min=0)
+    return table.to(layout.index.device).gather(1, ordinals)
