@@ -4,8 +4,8 @@ import sys
 import time
 
 import pytest
-from conftest import ANLS, CHARTS, EXACT, picture, write_task
 from PIL import ImageFile
+from quiz_files import ANLS, CHARTS, EXACT, picture, write_task
 
 from vtr_ray.errors import InputError
 from vtr_ray.evaluation.outcome import Outcome

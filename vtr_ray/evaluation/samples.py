@@ -152,3 +152,9 @@ def read_image(image: Path | bytes) -> Image.Image:
     """The image, decoded to its last row, RGB. Raises OSError (or what else PIL raises) where that fails."""
     with whole_images_only(), Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
         return opened.convert("RGB")
+
+
+def image_size(image: Path | bytes) -> tuple[int, int]:
+    """Width and height, from the image's header."""
+    with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
+        return opened.size

@@ -1,0 +1,105 @@
+"""Batches, formed once over the whole sample list, and their tensors, built once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from itertools import groupby
+
+import torch
+from torch import Tensor, nn
+
+from vtr_ray.errors import InputError
+from vtr_ray.evaluation import prompts
+from vtr_ray.evaluation.samples import Sample, read_image
+from vtr_ray.models import embed, encode_images, family_of
+
+IGNORED = -100
+
+
+@dataclass(frozen=True)
+class Tensors:
+    """What a forward pass over a batch needs. Rows are left-padded, so that all end together.
+
+    embeds: [batch, seq, width], vision features in place. mask: int64 [batch, seq], 0 at padding.
+    positions: int64 [batch, seq]. prompt, vision: bool [batch, seq]; target tokens are not prompt.
+    targets: int64 [batch, longest target + 1], the tokens that the last places must yield, right-aligned,
+        end token (any of the model's, here the first) included, `IGNORED` before; zero columns where the
+        batch generates.
+    """
+
+    embeds: Tensor
+    mask: Tensor
+    positions: Tensor
+    prompt: Tensor
+    vision: Tensor
+    targets: Tensor
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Tensors:
+        """The same batch with `function` of every tensor."""
+        return Tensors(**{field.name: function(getattr(self, field.name)) for field in fields(self)})
+
+    @property
+    def bytes(self) -> int:
+        """Bytes of all tensors together."""
+        return sum(getattr(self, field.name).nbytes for field in fields(self))
+
+
+def form_batches(exact: Sequence[bool], lengths: Sequence[int], batch_size: int) -> list[tuple[int, ...]]:
+    """Indices of samples, batch by batch: those decided in one pass apart from those that generate, similar
+    lengths together, ties in the order of the samples. Depends on nothing else.
+    """
+    order = sorted(range(len(lengths)), key=lambda index: (not exact[index], lengths[index], index))
+    batches: list[tuple[int, ...]] = []
+    for _, group in groupby(order, key=lambda index: exact[index]):
+        indices = list(group)
+        batches += [
+            tuple(indices[start : start + batch_size]) for start in range(0, len(indices), batch_size)
+        ]
+    return batches
+
+
+def build(
+    model: nn.Module,
+    processor: object,
+    samples: Sequence[Sample],
+    targets: Sequence[Sequence[int]],
+    end_token: int,
+) -> Tensors:
+    """Read, encode and project the images of a batch and lay its rows out, on the model's device.
+
+    targets: a sample's target tokens; empty in batches that generate.
+    Raises InputError where an image cannot be read any more.
+    """
+    images = []
+    for sample in samples:
+        try:
+            images.append(read_image(sample.image))
+        except Exception as error:
+            raise InputError(f"sample {sample.id}: its image cannot be read any more: {error}") from error
+    device = model.get_input_embeddings().weight.device  # type: ignore[operator]
+    inputs = prompts.encode(
+        processor, images, [prompts.prompt_text(processor, sample.question) for sample in samples]
+    ).to(device, dtype=model.dtype)
+    rows = [
+        torch.cat([ids[seen.bool()], torch.tensor(target, dtype=torch.int64, device=device)])
+        for ids, seen, target in zip(inputs["input_ids"], inputs["attention_mask"], targets, strict=True)
+    ]
+    length = max(len(row) for row in rows)
+    ids = torch.zeros(len(rows), length, dtype=torch.int64, device=device)
+    mask = torch.zeros_like(ids)
+    prompt = torch.zeros_like(ids, dtype=torch.bool)
+    teacher = any(targets)
+    width = max(map(len, targets)) + 1 if teacher else 0
+    wanted = torch.full((len(rows), width), IGNORED, dtype=torch.int64, device=device)
+    for number, (row, target) in enumerate(zip(rows, targets, strict=True)):
+        ids[number, length - len(row) :] = row
+        mask[number, length - len(row) :] = 1
+        prompt[number, length - len(row) : length - len(target)] = True
+        if teacher:
+            tokens = torch.tensor([*target, end_token], dtype=torch.int64, device=device)
+            wanted[number, width - len(tokens) :] = tokens
+    vision = (ids == family_of(model).vision_token_id(model.config)) & mask.bool()
+    embeds = embed(model, ids, encode_images(model, inputs))
+    positions = (mask.cumsum(1) - 1).clamp(min=0)
+    return Tensors(embeds, mask, positions, prompt, vision, wanted)
