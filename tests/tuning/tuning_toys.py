@@ -1,0 +1,104 @@
+"""An evaluator that computes instead of running a model, and a hand-driven search loop to compare with."""
+
+from __future__ import annotations
+
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from vtr_ray.errors import InputError
+from vtr_ray.evaluation.outcome import Outcome, effectiveness
+from vtr_ray.schedule import Schedule
+from vtr_ray.tuning.directory import Settings
+
+if TYPE_CHECKING:
+    from vtr_ray.search import GSearch
+
+LAYERS, TOKENS = 8, 36
+SETTINGS = Settings(command="gsearch", parameters={"weight": 0.01, "stride": 3}, seed=0, samples="toy")
+
+
+def needs(sample: int, layer: int) -> float:
+    """The keeping rate that a sample needs at a layer: falls with depth, differs between samples."""
+    return (0.3 + 0.05 * sample) * (1 - layer / (LAYERS + 2))
+
+
+class Analytic:
+    """Samples lose a bit of their score wherever a layer keeps less than they need."""
+
+    num_layers, vision_tokens = LAYERS, TOKENS
+
+    def __init__(self, seconds: float = 0.0, batch: int = 3, samples: int = 11) -> None:
+        self.seconds = seconds
+        ids = range(samples)
+        self.batches = [list(ids[start : start + batch]) for start in range(0, samples, batch)]
+        self.num_batches, self.num_samples = len(self.batches), samples
+
+    def evaluate(self, schedule: Schedule, batches: list[int] | None = None) -> list[Outcome]:
+        chosen = range(self.num_batches) if batches is None else batches
+        outcomes = []
+        for batch in chosen:
+            time.sleep(self.seconds)
+            for sample in self.batches[batch]:
+                lost = sum(
+                    max(0.0, needs(sample, layer) - rate)
+                    for layer, rate in enumerate(schedule.rates, start=1)
+                )
+                outcomes.append(Outcome(f"s{sample}", 1 / (1 + 3 * lost), answer=str(batch)))
+        return outcomes
+
+    def describe(self) -> dict[str, int]:
+        return {
+            "samples": self.num_samples,
+            "pid": os.getpid(),
+            "threads": int(os.environ["OMP_NUM_THREADS"]),
+        }
+
+
+@dataclass
+class Make:
+    """Factory of `Analytic`; pickles."""
+
+    seconds: float = 0.0
+
+    def __call__(self) -> Analytic:
+        return Analytic(self.seconds)
+
+
+def refuse() -> Analytic:
+    raise InputError("no model at /nowhere; name a checkpoint")
+
+
+def new_search(iterations: int = 4) -> GSearch:
+    from vtr_ray.search import GSearch  # here: the evaluators must not pay for torch
+
+    return GSearch(
+        num_layers=LAYERS,
+        vision_tokens=TOKENS,
+        stride=3,
+        initial=4,
+        iterations=iterations,
+        weight=0.01,
+        seed=0,
+    )
+
+
+def undisturbed(search: GSearch) -> list[tuple[int, float]]:
+    """The same search in a for-loop without Ray: (trial id, score) of all trials."""
+    evaluator, told = Analytic(), []
+    while not search.finished:
+        trial = search.ask()
+        score = effectiveness(evaluator.evaluate(trial.schedule))
+        search.tell(trial, score)
+        told.append((trial.id, score))
+    return told
+
+
+def wait_for_lines(path: Path, count: int, timeout: float = 60.0) -> None:
+    """Until a growing file has so many lines."""
+    end = time.monotonic() + timeout
+    while not path.is_file() or path.read_bytes().count(b"\n") < count:
+        assert time.monotonic() < end, f"{path} has no {count} lines after {timeout} s"
+        time.sleep(0.02)
