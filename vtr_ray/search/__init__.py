@@ -1,0 +1,7 @@
+"""Ask/tell searches over one Bayesian optimiser. No I/O; torch and BoTorch load with the first proposal."""
+
+from vtr_ray.search.asktell import Search, Trial, TrialResult
+from vtr_ray.search.gsearch import GSearch, LayerResult
+from vtr_ray.search.psigmoid import PSigmoidSearch
+
+__all__ = ["GSearch", "LayerResult", "PSigmoidSearch", "Search", "Trial", "TrialResult"]
