@@ -1,7 +1,7 @@
 """The oracle: one sample at full length, removed tokens masked out of attention from their layer on.
 
-Written from the definition alone, slow and obvious: its own layer loop, the whole attention matrix, Python sorts.
-Shares no code with the package but the Schedule's numbers.
+Written from the definition alone, slow and obvious: its own layer loop, the whole attention matrix, Python
+sorts. Shares no code with the package but the Schedule's numbers.
 """
 
 from __future__ import annotations
@@ -67,12 +67,12 @@ def run(
         held = [i for i in places if alive[i]]
         if counts[number] < len(held):
             if schedule.ranking == "instruction":
-                scores = {i: float(probabilities[:, rank_rows, i].mean()) for i in held}
+                scores = {i: probabilities[:, rank_rows, i].mean().item() for i in held}
             elif schedule.ranking == "last_token":
-                scores = {i: float(probabilities[:, rank_rows[-1], i].mean()) for i in held}
+                scores = {i: probabilities[:, rank_rows[-1], i].mean().item() for i in held}
             elif schedule.ranking == "next_layer":
                 ahead = attention(layer, config, hidden, positions(alive, schedule), alive)[0]
-                scores = {i: float(ahead[:, rank_rows[-1], i].mean()) for i in held}
+                scores = {i: ahead[:, rank_rows[-1], i].mean().item() for i in held}
             else:
                 scores = {i: -float(draw.index(places.index(i))) for i in held}
             best = sorted(held, key=lambda i: (-scores[i], i))[: counts[number]]

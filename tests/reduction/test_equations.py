@@ -63,7 +63,7 @@ class Sample:
 
 
 def random_order(model: Any, schedule: Schedule, n: int) -> list[int]:
-    """Read the drawn order off the package: which index is the last to leave, which leaves before it, and so on."""
+    """Read the drawn order off the package: the last index to leave, the one before it, and so on."""
     order: list[int] = []
     for keep in range(1, n + 1):
         ids = torch.tensor([[5] + [IMAGE] * n + [6]])
@@ -100,7 +100,7 @@ def batch(samples: list[Sample], side: str) -> tuple[dict[str, Tensor], Tensor]:
 
 
 def check_row(logits: Tensor, positions: Tensor, offset: int, expected: oracle.Result) -> None:
-    """One row's logits at its input positions (shifted by left padding) against the oracle's surviving rows."""
+    """One row's logits at its input positions (shifted by left padding) against the oracle's survivors."""
     real = positions >= 0
     survivors = expected.alive[-1].nonzero().squeeze(1)
     own = positions[real] - offset
@@ -115,7 +115,7 @@ def check_row(logits: Tensor, positions: Tensor, offset: int, expected: oracle.R
 def test_reduced_batch_equals_the_masked_oracle(
     llava_factory: Callable[..., Any], name: str, side: str, attn: str
 ) -> None:
-    """Ragged lengths and vision counts, two images, none, padding: each row is its sample at full length, masked."""
+    """Ragged lengths, two images, one, none, padding: each row is its sample at full length, masked."""
     schedule, model = SCHEDULES[name], llava_factory(attn=attn)
     inputs, prompt = batch(RAGGED, side)
     with torch.no_grad(), reduce_vision_tokens(model, schedule, prompt_mask=prompt) as reduction:
