@@ -1,4 +1,4 @@
-"""Trains the embedded model: `python jobs/train_embedded.py FOLDER`. Run it again to go on where it stopped."""
+"""Trains the embedded model: `python jobs/train_embedded.py FOLDER`. Run again, it goes on."""
 
 from __future__ import annotations
 

@@ -37,7 +37,7 @@ class Batch:
     tasks: list[str]
 
     def mask(self, dtype: torch.dtype) -> torch.Tensor:
-        """Additive attention mask [batch, 1, length, length]: a turn sees the image and itself, never other turns.
+        """Additive mask [batch, 1, length, length]: a turn sees the image and itself, never other turns.
 
         So every turn is trained exactly as it is asked at inference: alone.
         """

@@ -1,4 +1,4 @@
-"""The search and test splits of the six embedded tasks: drawn once from fixed seeds, one question per image."""
+"""The search and test splits of the six embedded tasks: drawn from fixed seeds, one question per image."""
 
 from __future__ import annotations
 
@@ -8,10 +8,10 @@ from dataclasses import dataclass
 
 from PIL import Image
 
+from vtr_ray.embedded import TASKS
 from vtr_ray.embedded.draw import DRAWS
 from vtr_ray.embedded.lessons import easy_vqa_image, easy_vqa_questions, fingerprint
 
-TASKS = ("easy_vqa", "scenes", "existence", "text", "documents", "charts")
 SIZES = {"search": 60, "test": 200}
 
 
@@ -43,7 +43,10 @@ def draw_split(task: str, split: str) -> list[Question]:
 def held_out() -> frozenset[str]:
     """Fingerprints of every image of both splits: what training must not show."""
     return frozenset(
-        fingerprint(question.image) for task in TASKS for split in SIZES for question in draw_split(task, split)
+        fingerprint(question.image)
+        for task in TASKS
+        for split in SIZES
+        for question in draw_split(task, split)
     )
 
 
@@ -64,7 +67,8 @@ def _generated(task: str, split: str) -> Iterator[tuple[Image.Image, str, str]]:
 def _easy_vqa(split: str) -> Iterator[tuple[Image.Image, str, str]]:
     """A third asks for the shape, a third for the colour, the rest for yes and no in equal parts.
 
-    As the data set comes, three questions in four are yes/no and 68 % of all are answered from their text alone.
+    As the data set comes, three questions in four are yes/no and 68 % of all can be answered from their
+    text alone.
     The search split comes from the data set's training images, which the recipe then leaves out.
     """
     source = "test" if split == "test" else "train"

@@ -13,11 +13,11 @@ from vtr_ray.embedded.draw.writing import KEYS
 
 PAD, BOS, EOS, UNK, IMAGE, ANSWER = SPECIAL = ("<pad>", "<s>", "</s>", "<unk>", "<image>", "<answer>")
 
-_QUESTION_WORDS = """
-a above an are at bar bars bottom color contain does empty first how image in is label left leftmost letter line
-many middle no not object objects of present rectangle right rightmost say says shape shortest taller tallest text
-than the there top value what which written yes
-""".split()
+_QUESTION_WORDS = (
+    "a above an are at bar bars bottom color contain does empty first how image in is label left "
+    "leftmost letter line many middle no not object objects of present rectangle right rightmost say "
+    "says shape shortest taller tallest text than the there top value what which written yes "
+).split()
 
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}"

@@ -1,7 +1,8 @@
-"""The embedded model's recipe: eyes first, then the whole model; resumable, on one GPU or several CPU processes.
+"""The embedded model's recipe: eyes first, then the whole model; resumable, on a GPU or on CPU processes.
 
 Stage `eyes` trains encoder and projector so that each patch points at the word embeddings of what it shows.
-Stage `mind` trains everything on several question-answer turns per image, the patch targets kept as a side task.
+Stage `mind` trains everything on several question-answer turns per image, with the patch targets as a side
+task.
 """
 
 from __future__ import annotations
@@ -44,7 +45,9 @@ class Recipe:
 class Trainer:
     """One process's share of the training; every process holds the same model."""
 
-    def __init__(self, recipe: Recipe, folder: Path, held_out: frozenset[str], *, device: str, compiled: bool):
+    def __init__(
+        self, recipe: Recipe, folder: Path, held_out: frozenset[str], *, device: str, compiled: bool
+    ):
         self.recipe, self.folder = recipe, folder
         self.rank = dist.get_rank() if dist.is_initialized() else 0
         self.world = dist.get_world_size() if dist.is_initialized() else 1
@@ -103,7 +106,7 @@ class Trainer:
     # ---- steps
 
     def run(self, stop: float = math.inf) -> None:
-        """Trains to the end, or until the clock passes `stop` (seconds since the epoch); resumes by itself."""
+        """Trains to the end, or until the clock passes `stop` (seconds since 1970); resumes by itself."""
         for stage in ("eyes", "mind"):
             if not self._stage(stage, stop):
                 return
@@ -117,11 +120,11 @@ class Trainer:
         size = (recipe.eyes_batch if stage == "eyes" else recipe.mind_batch) // self.world
         parameters = dict(self._trained(stage))
         optimizers = self._optimizers(parameters)
-        step = self._restore(stage, optimizers)
-        if step is None:
+        start = self._restore(stage, optimizers)
+        if start is None:
             return True
-        began, since, recent = time.time(), step, []
-        for step in range(step, steps):
+        began, recent = time.time(), []
+        for step in range(start, steps):
             scale = min(1.0, (step + 1) / recipe.warmup) * 0.5 * (1 + math.cos(math.pi * step / steps))
             for optimizer in optimizers:
                 for group in optimizer.param_groups:
@@ -149,7 +152,7 @@ class Trainer:
             done = step + 1
             if done % 25 == 0:
                 mean = {key: round(sum(f[key] for f in recent) / len(recent), 4) for key in figures}
-                pace = round((time.time() - began) / (done - since), 3)
+                pace = round((time.time() - began) / (done - start), 3)
                 self._write({"stage": stage, "step": done, **mean, "s_per_step": pace})
                 recent = []
             if done % 250 == 0 or done == steps:
@@ -264,7 +267,7 @@ def train(
 ) -> None:
     """Trains into `folder` (checkpoint.pt, log.jsonl, trained.pt), resuming from what is there.
 
-    On CPU one single-threaded process per core is faster than threads: they meet once a step, not once an operator.
+    On CPU one single-threaded process per core beats threads: they meet once a step, not once an operator.
     """
     folder.mkdir(parents=True, exist_ok=True)
     arguments = (recipe, folder, held_out, processes, compiled, device, stop)

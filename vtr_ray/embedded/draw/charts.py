@@ -4,7 +4,17 @@ from __future__ import annotations
 
 import random
 
-from vtr_ray.embedded.draw.picture import COLORS, FONTS, LETTERS, SIZE, Picture, background, color, font, write
+from vtr_ray.embedded.draw.picture import (
+    COLORS,
+    FONTS,
+    LETTERS,
+    SIZE,
+    Picture,
+    background,
+    color,
+    font,
+    write,
+)
 
 TOP_VALUE = 9
 _UNIT = 8

@@ -97,7 +97,7 @@ def write(
     fill: tuple[int, int, int],
     words: Iterable[tuple[str, ...]],
 ) -> None:
-    """Writes `text` with its cap height's top left corner at `at`; character `k` is marked with `words[k]`."""
+    """Writes `text` with its base line's left end at `at`; character `k` is marked with `words[k]`."""
     x, y = at
     brush.text((x, y), text, fill=fill, font=face, anchor="ls")
     top = y + face.getbbox("H", anchor="ls")[1]

@@ -1,0 +1,84 @@
+"""What commands share: which model, which samples, how many actors."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from vtr_ray import embedded
+from vtr_ray.errors import InputError
+from vtr_ray.evaluation.evaluator import EvaluatorSpec
+from vtr_ray.evaluation.llava import load_llava
+from vtr_ray.evaluation.pool import EvaluatorPool
+from vtr_ray.evaluation.samples import SampleSet
+from vtr_ray.evaluation.suites import load_tasks
+from vtr_ray.tuning.cluster import fair_share
+
+EMBEDDED = "embedded"
+
+
+@dataclass(frozen=True)
+class ModelOptions:
+    """The options of every command that runs a model."""
+
+    model: str = EMBEDDED
+    dtype: str = "auto"
+    attn: str = "sdpa"
+    batch: int = 60
+    max_pixels: int | None = None
+
+    @property
+    def path(self) -> str:
+        """What `load_model` takes."""
+        return str(embedded.MODEL) if self.model == EMBEDDED else self.model
+
+
+@dataclass(frozen=True)
+class PoolOptions:
+    """How many evaluator actors, and what each holds; None: an even share of the machine or cluster."""
+
+    actors: int = 1
+    cpus: float | None = None
+    gpus: float | None = None
+
+    def open(self, model: ModelOptions, samples: SampleSet, name: str) -> EvaluatorPool:
+        """Starts the actors. Ray must be connected."""
+        cpus, gpus = fair_share(self.actors)
+        factory = EvaluatorSpec(
+            model=model.path,
+            samples=samples,
+            batch_size=model.batch,
+            dtype=model.dtype,
+            attn=model.attn,
+            max_pixels=model.max_pixels,
+        ).build
+        return EvaluatorPool(
+            factory,
+            actors=self.actors,
+            cpus=cpus if self.cpus is None else self.cpus,
+            gpus=gpus if self.gpus is None else self.gpus,
+            name=name,
+        )
+
+
+def search_samples(model: ModelOptions, file: Path | None, images: Path | None) -> SampleSet:
+    """The search split: a LLaVA-format file, or the embedded one."""
+    return _samples(model, file, images, embedded.search_tasks, "--samples")
+
+
+def test_samples(model: ModelOptions, file: Path | None, images: Path | None) -> SampleSet | None:
+    """The held-out samples, or None where a user's own model comes without."""
+    if file is None and model.model != EMBEDDED:
+        return None
+    return _samples(model, file, images, embedded.test_tasks, "--test")
+
+
+def _samples(
+    model: ModelOptions, file: Path | None, images: Path | None, tasks: Callable[[], list[str]], option: str
+) -> SampleSet:
+    if file is not None:
+        return load_llava(file, images)
+    if model.model != EMBEDDED:
+        raise InputError(f"a model of your own needs samples: give {option} FILE.json and --images DIR")
+    return load_tasks(tasks(), embedded.TASKS_FOLDER)

@@ -1,0 +1,1 @@
+"""lmms-eval tasks: YAML, judges, and the data they read."""
