@@ -323,6 +323,16 @@ def test_prompts_and_targets_are_the_templates_own(loaded):
         processor.chat_template = template
 
 
+def test_a_target_never_shares_a_token_with_its_prompt(loaded, monkeypatch):
+    processor = loaded[1]
+    glued = processor.chat_template.replace("'ASSISTANT: '", "'ASSISTANT:'")
+    monkeypatch.setattr(processor, "chat_template", glued)
+    together = processor.tokenizer("ASSISTANT:red", add_special_tokens=False)["input_ids"]
+    red = processor.tokenizer("red", add_special_tokens=False)["input_ids"]
+    assert together != [*processor.tokenizer("ASSISTANT:", add_special_tokens=False)["input_ids"], *red]
+    assert prompts.target_ids(processor, "what color ?", "red") == red
+
+
 def test_without_a_template_the_prompt_is_llavas(loaded, monkeypatch):
     processor = loaded[1]
     monkeypatch.setattr(processor, "chat_template", None)

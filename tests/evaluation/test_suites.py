@@ -57,6 +57,8 @@ def test_samples_judge_in_another_process(suite, tmp_path):
     )
     done = subprocess.run([sys.executable, "-c", code, path], capture_output=True, text=True, check=True)
     assert done.stdout.split() == ["1.0", "0.0", "1.0"]
+    assert "DEBUG" not in done.stderr
+    assert "Generating" not in done.stderr  # a progress bar of datasets
 
 
 def test_figures_of_a_whole_task_use_its_aggregation(suite):

@@ -1,4 +1,4 @@
-"""Greedy decoding of a batch, without what `generate` does around every token."""
+"""Greedy decoding of a batch: the arg-max and nothing else."""
 
 from __future__ import annotations
 
@@ -35,8 +35,9 @@ def arg_max(logits: Tensor, ignored: Tensor | None = None) -> Tensor:
 def greedy(model: Any, batch: Tensors, end_tokens: Tensor, limits: list[int]) -> list[list[int]]:
     """Tokens that greedy decoding yields for each row, the end token not among them.
 
-    The same as `model.generate(do_sample=False)` row by row. Ends when every row has written an end token
-    (int64 [number]) or has reached its limit of new tokens.
+    The same as `model.generate(do_sample=False)` row by row, less the checkpoint's own generation defaults:
+    a repetition penalty, say, would not agree with what one forward pass decides. Ends when every row has
+    written an end token (int64 [number]) or has reached its limit of new tokens.
     Raises NotANumber.
     """
     output = model(

@@ -226,6 +226,8 @@ def _import_lmms_eval() -> None:
     """Import it, and undo what that does to the process: no more warnings, truncated images let through."""
     with whole_images_only(), warnings.catch_warnings():
         import lmms_eval.tasks  # noqa: F401
+        from loguru import logger
+    logger.disable("lmms_eval.caching")  # tells the terminal on which disk a cache lies
 
 
 @lru_cache(maxsize=64)
