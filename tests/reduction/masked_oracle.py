@@ -105,15 +105,14 @@ def attention(layer: Any, config: Any, hidden: Tensor, where: Tensor, alive: Ten
     key = linear(x, block.k_proj.weight, block.k_proj.bias).view(seq, groups, size)
     value = linear(x, block.v_proj.weight, block.v_proj.bias).view(seq, groups, size)
     query, key = rotate(query, where, config), rotate(key, where, config)
+    later = torch.arange(seq)[None, :] > torch.arange(seq)[:, None]
+    # A removed row may see itself, so that it has something to see; nobody reads it.
+    hidden_keys = later | (~alive[None, :] & ~torch.eye(seq, dtype=torch.bool))
     probabilities, attended = [], []
     for head in range(heads):
         group = head // (heads // groups)
         products = query[:, head] @ key[:, group].T / math.sqrt(size)
-        for i in range(seq):
-            for j in range(seq):
-                if j > i or (not alive[j] and i != j):  # a removed row may see itself: nobody reads it
-                    products[i, j] = float("-inf")
-        row = torch.softmax(products, dim=-1)
+        row = torch.softmax(products.masked_fill(hidden_keys, float("-inf")), dim=-1)
         probabilities.append(row)
         attended.append(row @ value[:, group])
     return torch.stack(probabilities), torch.cat(attended, dim=-1)

@@ -62,17 +62,11 @@ def test_nothing_is_left_behind_also_after_errors(tiny_llava: Any) -> None:
 
 
 def test_importing_patches_nothing() -> None:
-    import subprocess
-    import sys
+    """With the package imported and no context open, transformers' tables hold transformers' functions."""
+    from transformers.masking_utils import AttentionMaskInterface
 
-    script = (
-        "from transformers.modeling_utils import AttentionInterface as A\n"
-        "from transformers.masking_utils import AttentionMaskInterface as M\n"
-        "before = dict(A._global_mapping), dict(M._global_mapping)\n"
-        "import vtr_ray.reduction\n"
-        "assert before == (A._global_mapping, M._global_mapping)\n"
-    )
-    subprocess.run([sys.executable, "-c", script], check=True)
+    for table in (AttentionInterface._global_mapping, AttentionMaskInterface._global_mapping):
+        assert table and all(entry.__module__.startswith("transformers.") for entry in table.values())
 
 
 @pytest.mark.parametrize("side", ["left", "right"])
@@ -83,6 +77,7 @@ def test_loss_is_the_masked_models_on_the_surviving_positions(tiny_llava: Any, n
     labels = inputs["input_ids"].masked_fill(inputs["attention_mask"] == 0, -100)
     with torch.no_grad(), reduce_vision_tokens(tiny_llava, SCHEDULES[name], prompt_mask=prompt):
         loss = tiny_llava(**inputs, labels=labels).loss
+        assert torch.equal(tiny_llava(**inputs, labels=labels)[0], loss)
         as_tuple = tiny_llava(**inputs, labels=labels, return_dict=False)
         summed = tiny_llava(**inputs, labels=labels, num_items_in_batch=10).loss
     losses = []
@@ -118,7 +113,7 @@ def test_gradients_are_the_masked_oracles(tiny_llava: Any, side: str, checkpoint
     labels = inputs["input_ids"].masked_fill((inputs["attention_mask"] == 0) | prompt, -100)
     model = tiny_llava.train()
     if checkpointing:
-        model.gradient_checkpointing_enable()
+        model.activation_checkpointing_enable()
     with reduce_vision_tokens(model, GRADUAL, prompt_mask=prompt):
         model(**inputs, labels=labels).loss.backward()
     found = {name: p.grad.clone() for name, p in model.named_parameters() if p.grad is not None}
@@ -233,5 +228,13 @@ def test_positions_follow_logits_to_keep(tiny_llava: Any) -> None:
         full, positions = tiny_llava(**inputs).logits, reduction.positions
         last = tiny_llava(**inputs, logits_to_keep=3).logits
         assert torch.equal(reduction.positions, positions[:, -3:])
+        tiny_llava.model(**inputs)
+        assert torch.equal(reduction.positions, positions)
+    with torch.no_grad(), reduce_vision_tokens(tiny_llava, strategies.none(LAYERS)) as reduction:
+        tiny_llava(**inputs, logits_to_keep=3)
+        assert reduction.positions.tolist() == [list(range(41, 44))] * 4
+        tiny_llava(**inputs, logits_to_keep=torch.tensor([1]))
+        with pytest.raises(InputError, match="needs an integer logits_to_keep"):
+            _ = reduction.positions
     torch.testing.assert_close(last, full[:, -3:])
     assert positions[:, -1].tolist() == [inputs["input_ids"].shape[1] - 1] * 4

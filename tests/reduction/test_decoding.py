@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -164,3 +165,36 @@ def test_text_alone_decodes_untouched(tiny_llava: Any) -> None:
         inside = tiny_llava.generate(input_ids=sample.ids[None], **options)
     outside = tiny_llava.generate(input_ids=sample.ids[None], **options)
     assert torch.equal(torch.stack(inside.logits), torch.stack(outside.logits))
+
+
+def test_a_pipeline_runs_reduced(tiny_llava_dir: Path) -> None:
+    """The library's own pipeline, which calls generate(), gives what generate() gives."""
+    from PIL import Image
+    from transformers import pipeline
+
+    from vtr_ray.models import load_model
+
+    model, processor = load_model(str(tiny_llava_dir), device="cpu")
+    image = Image.new("RGB", (16, 16), (200, 30, 90))
+    content = [{"type": "image", "image": image}, {"type": "text", "text": "what color is the circle ?"}]
+    message = [{"role": "user", "content": content}]
+    runner = pipeline("image-text-to-text", model=model, processor=processor)
+    with reduce_vision_tokens(model, strategies.vtw(LAYERS)) as reduction:
+        answer = runner(text=message, max_new_tokens=4, do_sample=False, return_full_text=False)
+        assert [layer.shape[1] for layer in reduction.kept] == [16, 16, 0, 0, 0]
+        text = processor.apply_chat_template(message, add_generation_prompt=True)
+        inputs = processor(images=[image], text=[text], return_tensors="pt")
+        tokens = model.generate(**inputs, max_new_tokens=4, do_sample=False)
+    expected = processor.decode(tokens[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+    assert answer[0]["generated_text"].split() == expected.split()
+
+
+@pytest.mark.parametrize("attn", ["sdpa", "eager"])
+def test_half_precision_runs_and_ranks_in_float32(llava_factory: Callable[..., Any], attn: str) -> None:
+    model = llava_factory(attn=attn).bfloat16()
+    inputs, _ = batch(PROMPTS, "left")
+    inputs["pixel_values"] = inputs["pixel_values"].bfloat16()
+    with reduce_vision_tokens(model, GRADUAL) as reduction:
+        out = model.generate(**inputs, **GREEDY, output_logits=True, return_dict_in_generate=True)
+        assert torch.stack(out.logits).isfinite().all()
+        assert [layer.shape[1] for layer in reduction.kept] == GRADUAL.counts(32)

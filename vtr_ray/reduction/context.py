@@ -93,7 +93,7 @@ class Reduction:
         self._latest: Prefill | Callable[[], Prefill] | None = None
         self._active: Prefill | Decode | None = None
         self._prefills: weakref.WeakKeyDictionary[Any, Prefill] = weakref.WeakKeyDictionary()
-        self._keep_last = 0
+        self._keep: int | Tensor = 0  # logits_to_keep of the call that begins
         self._labels: dict[str, Any] | None = None
         self._rows_per_prompt = 1
         self._generating = False
@@ -106,9 +106,14 @@ class Reduction:
 
     @property
     def positions(self) -> Tensor:
-        """int64 [batch, length]: the input position of each output position, -1 at fillers."""
-        index = self._prefill().layout.index
-        return index[:, -self._keep_last :] if self._keep_last else index
+        """int64 [batch, length]: the input position of each output position, -1 at fillers.
+
+        A batch of which nothing was removed has its input's positions, padding included.
+        """
+        prefill = self._prefill()
+        if isinstance(prefill.keep, Tensor):
+            raise InputError("positions needs an integer logits_to_keep, not a tensor of indices.")
+        return prefill.layout.index[:, -prefill.keep :] if prefill.keep else prefill.layout.index
 
     def _prefill(self) -> Prefill:
         if self._latest is None:
@@ -122,11 +127,11 @@ class Reduction:
     def _install(self) -> None:
         core = self._family.core_of(self._model)
         self._hook(core.register_forward_pre_hook, self._before_core)
+        self._hook(self._model.register_forward_pre_hook, self._before_model)
         if not self._schedule.reduces:
-            return  # nothing that could change a bit; the hook above only remembers the input
+            return  # the hooks above only remember the input: nothing that could change a bit
         self._tap = AttentionTap(self._read)
         self._hook(core.register_forward_hook, self._after_core, always_call=True)
-        self._hook(self._model.register_forward_pre_hook, self._before_model)
         self._hook(self._model.register_forward_hook, self._after_model)
         first = next(index for index, rate in enumerate(self._schedule.rates) if rate < 1.0)
         for index, layer in enumerate(self._family.layers_of(self._model)):
@@ -162,14 +167,13 @@ class Reduction:
         finally:
             self._rows_per_prompt, self._generating = 1, False
 
-    def _before_model(self, module: Any, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+    def _before_model(self, module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         kwargs = self._named(module, args, kwargs)
-        keep = kwargs.get("logits_to_keep", 0)
-        if isinstance(keep, Tensor):
-            raise InputError(
-                "logits_to_keep must be an integer under reduction: positions move; see `positions`."
-            )
-        self._keep_last = keep
+        self._keep = kwargs.get("logits_to_keep", 0)
+        if not self._schedule.reduces:
+            return None
+        if isinstance(self._keep, Tensor):
+            raise InputError("logits_to_keep must be an integer under reduction: a tensor's positions move.")
         labels = kwargs.pop("labels", None)
         shifted = kwargs.pop("shift_labels", None)
         self._labels = None
@@ -187,18 +191,17 @@ class Reduction:
         self._labels = None
         if isinstance(output, tuple):
             return (loss, *output)
-        output["loss"] = loss
-        output.loss = loss
-        return output
+        return type(output)(loss=loss, **{name: value for name, value in output.items() if name != "loss"})
 
     # The module that joins vision and text: where a pass begins and ends.
 
     def _before_core(self, module: Any, args: Any, kwargs: dict[str, Any]) -> None:
         inputs = self._named(module, args, kwargs)
         cache = inputs.get("past_key_values")
+        keep, self._keep = self._keep, 0
         if not self._schedule.reduces:
             if cache is None or cache.get_seq_length() == 0:
-                self._latest = partial(self._untouched, inputs)
+                self._latest = partial(self._untouched, inputs, keep)
             return
         if cache is not None and cache.get_seq_length() > 0:
             self._active = self._decode(inputs, cache)
@@ -211,7 +214,7 @@ class Reduction:
                 "A prompt ends with its image: generate() would continue from a token that may be removed; "
                 "put the question after the image."
             )
-        self._active = self._latest = Prefill(self._schedule, prompt, self._decoder, self._generating)
+        self._active = self._latest = Prefill(self._schedule, prompt, self._decoder, self._generating, keep)
 
     def _after_core(self, module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> None:
         active, self._active = self._active, None
@@ -240,9 +243,8 @@ class Reduction:
         refusals.check_window(self._decoder, length)
         return Decode(prefill, cache, attention_mask)
 
-    def _untouched(self, inputs: dict[str, Any]) -> Prefill:
-        prompt = read_prompt(*self._masks(inputs))
-        return Prefill(self._schedule, prompt, self._decoder, self._generating)
+    def _untouched(self, inputs: dict[str, Any], keep: int | Tensor) -> Prefill:
+        return Prefill(self._schedule, read_prompt(*self._masks(inputs)), self._decoder, False, keep)
 
     def _masks(self, inputs: dict[str, Any]) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Vision, attention and prompt masks of a prefill, each [batch, seq]."""

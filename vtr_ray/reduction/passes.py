@@ -30,11 +30,15 @@ class Prefill:
         prompt: the batch's prompts.
         decoder: the language model, for its attention implementation and rotary embedding.
         generating: whether `generate()` runs, which reads the last slot.
+        keep: the call's `logits_to_keep`.
     """
 
-    def __init__(self, schedule: Schedule, prompt: Prompt, decoder: Any, generating: bool) -> None:
+    def __init__(
+        self, schedule: Schedule, prompt: Prompt, decoder: Any, generating: bool, keep: int | Tensor = 0
+    ) -> None:
         self.schedule = schedule
         self.decoder = decoder
+        self.keep = keep
         self.layout: Layout = whole(prompt, generating)
         self.first = self.layout
         self.cuts = _plan(schedule, prompt.num_vision)

@@ -1,0 +1,86 @@
+"""Measured prefill time: warm-up, synchronised clock, median and spread."""
+
+from __future__ import annotations
+
+import statistics
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+
+from vtr_ray.reduction import reduce_vision_tokens
+from vtr_ray.schedule import Schedule
+
+
+@dataclass(frozen=True)
+class Latency:
+    """Wall-clock times of one prefill, in seconds."""
+
+    seconds: tuple[float, ...]
+
+    @property
+    def median(self) -> float:
+        """Median, in seconds."""
+        return statistics.median(self.seconds)
+
+    @property
+    def spread(self) -> float:
+        """Distance between the quartiles, in seconds."""
+        if len(self.seconds) < 2:
+            return 0.0
+        first, _, third = statistics.quantiles(self.seconds, n=4, method="inclusive")
+        return third - first
+
+
+@torch.inference_mode()
+def prefill_times(
+    model: Any,
+    schedules: Sequence[Schedule],
+    vision_tokens: int,
+    text_tokens: int,
+    batch: int = 1,
+    warmup: int = 2,
+    repeats: int = 9,
+) -> list[Latency]:
+    """Time of the language model's prefill under each schedule: decoder layers, ranking, head on one token.
+
+    The vision encoder is not run. The schedules take turns, so that a machine that slows down slows all of
+    them. What the tokens are does not matter for the time: embeddings of random ones, vision before text.
+
+    Args:
+        model: a supported model, on its device.
+        schedules: what to time.
+        vision_tokens: input vision tokens per sample.
+        text_tokens: text tokens per sample.
+        batch: samples per prefill.
+        warmup: untimed rounds.
+        repeats: timed rounds.
+
+    Returns:
+        One `Latency` per schedule, in their order.
+    """
+    table = model.get_input_embeddings()
+    generator = torch.Generator().manual_seed(0)
+    shape = (batch, vision_tokens + text_tokens)
+    tokens = torch.randint(0, table.num_embeddings, shape, generator=generator).to(model.device)
+    embeddings = table(tokens)
+    vision = (torch.arange(shape[1], device=model.device) < vision_tokens).expand(shape)
+    times: list[list[float]] = [[] for _ in schedules]
+    for turn in range(warmup + repeats):
+        for schedule, taken in zip(schedules, times, strict=True):
+            with reduce_vision_tokens(model, schedule, vision_mask=vision):
+                _synchronise(model.device)
+                start = time.perf_counter()
+                model(inputs_embeds=embeddings, use_cache=True, logits_to_keep=1)
+                _synchronise(model.device)
+                elapsed = time.perf_counter() - start
+            if turn >= warmup:
+                taken.append(elapsed)
+    return [Latency(tuple(taken)) for taken in times]
+
+
+def _synchronise(device: torch.device) -> None:
+    if device.type != "cpu":
+        torch.accelerator.synchronize(device)
