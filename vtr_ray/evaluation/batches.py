@@ -65,16 +65,18 @@ def build(
     samples: Sequence[Sample],
     targets: Sequence[Sequence[int]],
     end_token: int,
+    max_pixels: int | None = None,
 ) -> Tensors:
     """Read, encode and project the images of a batch and lay its rows out, on the model's device.
 
     targets: a sample's target tokens; empty in batches that generate.
+    max_pixels: larger images are shrunk to it.
     Raises InputError where an image cannot be read any more.
     """
     images = []
     for sample in samples:
         try:
-            images.append(read_image(sample.image))
+            images.append(read_image(sample.image, max_pixels))
         except Exception as error:
             raise InputError(f"sample {sample.id}: its image cannot be read any more: {error}") from error
     device = model.get_input_embeddings().weight.device  # type: ignore[operator]

@@ -13,6 +13,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from vtr_ray.efficiency import count_flops, prefill_times
 from vtr_ray.errors import InputError
 from vtr_ray.evaluation import prompts
 from vtr_ray.evaluation.batches import IGNORED, Tensors, build, form_batches
@@ -42,6 +43,7 @@ class Evaluator:
         samples: what to answer.
         batch_size: rows of a forward pass. After out-of-memory a batch is halved, which is logged.
         teacher_forcing: False: all samples generate, so that every outcome has its answer.
+        max_pixels: larger images are shrunk to it; None: as they are.
 
     Raises InputError: a model family that is not supported, no end token, an answer without tokens.
     """
@@ -54,9 +56,13 @@ class Evaluator:
         batch_size: int = 32,
         *,
         teacher_forcing: bool = True,
+        max_pixels: int | None = None,
     ) -> None:
         if batch_size < 1:
             raise InputError(f"batch size is {batch_size}; it must be at least 1")
+        if max_pixels is not None and max_pixels < 1:
+            raise InputError(f"max pixels is {max_pixels}; it must be at least 1")
+        self._max_pixels = max_pixels
         self.model, self.processor, self.samples, self.batch_size = model, processor, samples, batch_size
         self.num_layers = len(family_of(model).layers_of(model))
         self._ends = _end_tokens(model, processor).to(model.device)
@@ -98,7 +104,7 @@ class Evaluator:
         known: dict[tuple[int, int], int] = {}
         counts = []
         for sample in self.samples:
-            size = image_size(sample.image)
+            size = image_size(sample.image, self._max_pixels)
             if size not in known:
                 text = prompts.prompt_text(self.processor, sample.question)
                 ids = prompts.encode(self.processor, [Image.new("RGB", size)], [text])["input_ids"]
@@ -195,12 +201,38 @@ class Evaluator:
                 [self.samples.samples[index] for index in part],
                 [self._targets[index] for index in part],
                 int(self._ends[0]),
+                self._max_pixels,
             )
             kept = sum(batch.bytes for batch in self._tensors.values() if batch.embeds.is_cuda)
             if tensors.embeds.is_cuda and kept + tensors.bytes > self._device_budget:
                 tensors = tensors.map(Tensor.cpu)
             self._tensors[part] = tensors
         return self._tensors[part].map(lambda tensor: tensor.to(self.model.device))
+
+    @cached_property
+    def text_tokens(self) -> int:
+        """Text tokens of a sample's prompt, the (lower) median over the samples."""
+        return median_low(
+            prompts.prompt_length(self.processor, prompts.prompt_text(self.processor, sample.question))
+            for sample in self.samples
+        )
+
+    def costs(self, schedules: Sequence[Schedule]) -> list[tuple[float, float]]:
+        """TFLOPs (paper's convention) and median prefill seconds of each schedule, at batch 1.
+
+        For a sample of median vision and text tokens. The prefill is the language model's alone, all
+        schedules timed in turn.
+        """
+        tokens = median_low(self._vision_counts)
+        times = prefill_times(self.model, schedules, tokens, self.text_tokens)
+        return [
+            (count_flops(self.model.config, schedule, tokens, self.text_tokens).total / 1e12, time.median)
+            for schedule, time in zip(schedules, times, strict=True)
+        ]
+
+    def sources(self) -> dict[str, str]:
+        """Sample id -> source."""
+        return {sample.id: sample.source for sample in self.samples}
 
     def describe(self) -> dict[str, Any]:
         """JSON: the model, how it runs, and the samples, those skipped by name and reason."""
@@ -226,7 +258,7 @@ class EvaluatorSpec:
 
     model, dtype, attn, device: as `load_model` takes them.
     samples: a set, or what gives one where it is built (`functools.partial(load_tasks, NAMES, FOLDER)`).
-    threads: of torch in the process that builds; None: as they are.
+    threads: of torch in the process that builds; None: as they are. The rest: as `Evaluator` takes it.
     """
 
     model: str
@@ -237,6 +269,7 @@ class EvaluatorSpec:
     device: str = "auto"
     threads: int | None = None
     teacher_forcing: bool = True
+    max_pixels: int | None = None
 
     def build(self) -> Evaluator:
         """Load the model and the samples. Raises InputError as they do."""
@@ -244,7 +277,14 @@ class EvaluatorSpec:
             torch.set_num_threads(self.threads)
         samples = self.samples if isinstance(self.samples, SampleSet) else self.samples()
         model, processor = load_model(self.model, dtype=self.dtype, attn=self.attn, device=self.device)
-        return Evaluator(model, processor, samples, self.batch_size, teacher_forcing=self.teacher_forcing)
+        return Evaluator(
+            model,
+            processor,
+            samples,
+            self.batch_size,
+            teacher_forcing=self.teacher_forcing,
+            max_pixels=self.max_pixels,
+        )
 
 
 def _target(processor: Any, sample: Sample) -> list[int]:

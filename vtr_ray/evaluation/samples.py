@@ -148,13 +148,26 @@ def whole_images_only() -> Iterator[None]:
         ImageFile.LOAD_TRUNCATED_IMAGES = before
 
 
-def read_image(image: Path | bytes) -> Image.Image:
-    """The image, decoded to its last row, RGB. Raises OSError (or what else PIL raises) where that fails."""
+def read_image(image: Path | bytes, max_pixels: int | None = None) -> Image.Image:
+    """The image, decoded to its last row, RGB, shrunk to `max_pixels` where it has more.
+
+    Raises OSError (or what else PIL raises) where it cannot be decoded.
+    """
     with whole_images_only(), Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
-        return opened.convert("RGB")
+        size = _shrunk(opened.size, max_pixels)
+        whole = opened.convert("RGB")
+        return whole if whole.size == size else whole.resize(size, Image.Resampling.BICUBIC)
 
 
-def image_size(image: Path | bytes) -> tuple[int, int]:
-    """Width and height, from the image's header."""
+def image_size(image: Path | bytes, max_pixels: int | None = None) -> tuple[int, int]:
+    """Width and height that `read_image` gives, from the image's header."""
     with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
-        return opened.size
+        return _shrunk(opened.size, max_pixels)
+
+
+def _shrunk(size: tuple[int, int], max_pixels: int | None) -> tuple[int, int]:
+    width, height = size
+    if max_pixels is None or width * height <= max_pixels:
+        return size
+    factor = (max_pixels / (width * height)) ** 0.5
+    return max(1, int(width * factor)), max(1, int(height * factor))
