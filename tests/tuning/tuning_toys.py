@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import os
+import socket
+import subprocess
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -96,9 +98,29 @@ def undisturbed(search: GSearch) -> list[tuple[int, float]]:
     return told
 
 
-def wait_for_lines(path: Path, count: int, timeout: float = 60.0) -> None:
+def wait_for_lines(
+    path: Path, count: int, writer: subprocess.Popen[str] | None = None, timeout: float = 180.0
+) -> None:
     """Until a growing file has so many lines."""
     end = time.monotonic() + timeout
     while not path.is_file() or path.read_bytes().count(b"\n") < count:
+        assert writer is None or writer.poll() is None, f"the writer ended: {writer.communicate()}"
         assert time.monotonic() < end, f"{path} has no {count} lines after {timeout} s"
         time.sleep(0.02)
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_for_port(port: int, timeout: float = 180.0) -> None:
+    """Until somebody listens."""
+    end = time.monotonic() + timeout
+    while True:
+        with socket.socket() as probe:
+            if probe.connect_ex(("127.0.0.1", port)) == 0:
+                return
+        assert time.monotonic() < end, f"nobody listens at port {port} after {timeout} s"
+        time.sleep(0.1)

@@ -1,0 +1,149 @@
+"""Ray: started here on this machine, or joined where a cluster runs."""
+
+from __future__ import annotations
+
+import logging
+import os
+import secrets
+import signal
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+
+import ray
+from ray._private import ray_constants
+from ray._raylet import Config  # type: ignore[attr-defined]
+from ray.exceptions import RayError
+
+from vtr_ray.errors import InputError
+
+_STORE = 256 * 2**20  # bytes; only schedules and outcomes travel
+
+
+class Interrupted(KeyboardInterrupt):
+    """SIGINT or SIGTERM came. What was finished is on disk."""
+
+    def __init__(self, signum: int) -> None:
+        super().__init__(f"stopped by {signal.Signals(signum).name}")
+        self.signum = signum
+
+
+@contextmanager
+def connected(cpus: int | None = None) -> Iterator[None]:
+    """Ray for the time of a `with` block, quietly.
+
+    Joins the cluster at `RAY_ADDRESS` (set inside every Ray job), else starts Ray on this machine alone:
+    loopback addresses, no dashboard, token authentication, all CPUs (or `cpus`) and GPUs. A Ray that this
+    process already runs is used and left running. SIGINT and SIGTERM raise `Interrupted` inside the block.
+
+    Raises InputError: no cluster at `RAY_ADDRESS`, or an address of another kind.
+    """
+    if ray.is_initialized():
+        with interruptible():
+            yield
+        return
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    with interruptible():
+        try:
+            address = os.environ.get("RAY_ADDRESS", "")
+            if address and address != "local":
+                _join(address)
+            else:
+                _start(cpus)
+            with interruptible():  # again: ray.init takes SIGTERM for itself
+                yield
+        finally:
+            ray.shutdown()
+
+
+def fair_share(actors: int) -> tuple[float, float]:
+    """(CPUs, GPUs) that each of `actors` evaluators may hold when they share the whole cluster evenly.
+
+    Where there are GPUs, each actor gets one, or an even fraction of one when there are more actors.
+    """
+    total = ray.cluster_resources()
+    cpus, gpus = total.get("CPU", 0.0), total.get("GPU", 0.0)
+    per_gpu = -(-actors // int(gpus)) if gpus else 0
+    return max(1.0, cpus // actors), (1.0 / per_gpu if per_gpu else 0.0)
+
+
+@contextmanager
+def interruptible() -> Iterator[None]:
+    """SIGINT and SIGTERM raise `Interrupted` in the main thread; afterwards the old handlers are back."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+
+    def handler(signum: int, frame: FrameType | None) -> None:
+        raise Interrupted(signum)
+
+    before = {signum: signal.signal(signum, handler) for signum in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield
+    finally:
+        for signum, old in before.items():
+            signal.signal(signum, old if old is not None else signal.SIG_DFL)
+
+
+def _start(cpus: int | None) -> None:
+    os.environ.setdefault("RAY_AUTH_MODE", "token")
+    Config.initialize("")  # Ray read the mode when it was imported
+    _give_token()
+    switch = ray_constants.ENABLE_RAY_CLUSTERS_ENV_VAR
+    before, variable = ray_constants.ENABLE_RAY_CLUSTER, os.environ.get(switch)
+    # Ray's only switch for loopback addresses; it is meant for desktops, where Ray runs on one machine.
+    ray_constants.ENABLE_RAY_CLUSTER, os.environ[switch] = False, "0"
+    try:
+        # "local": without it Ray joins whatever cluster somebody started on this machine.
+        ray.init(
+            address="local",
+            num_cpus=cpus,
+            include_dashboard=False,
+            logging_level=logging.ERROR,
+            log_to_driver=False,
+            object_store_memory=_STORE,
+        )
+    finally:
+        ray_constants.ENABLE_RAY_CLUSTER = before
+        if variable is None:
+            del os.environ[switch]
+        else:
+            os.environ[switch] = variable
+
+
+def _join(address: str) -> None:
+    if "://" in address:
+        raise InputError(
+            f"RAY_ADDRESS is {address}; set HOST:PORT of the cluster (or auto), or send the work there with "
+            "`ray job submit`"
+        )
+    # Ray itself turns tokens on only for "auto". A cluster without authentication takes them, too.
+    if "RAY_AUTH_MODE" not in os.environ and _has_token():
+        os.environ["RAY_AUTH_MODE"] = "token"
+    Config.initialize("")
+    try:
+        ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
+    except (ConnectionError, RayError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+        raise InputError(
+            f"no Ray cluster to join at RAY_ADDRESS={address} ({reason}); check that it runs and that its "
+            "token is this user's, or unset RAY_ADDRESS to run on this machine"
+        ) from None
+
+
+def _has_token() -> bool:
+    if os.environ.get("RAY_AUTH_TOKEN"):
+        return True
+    path = os.environ.get("RAY_AUTH_TOKEN_PATH")
+    return (Path(path) if path else Path.home() / ".ray" / "auth_token").is_file()
+
+
+def _give_token() -> None:
+    """Where Ray could not keep a token (a home that cannot be written), make one for this process's Ray."""
+    if os.environ["RAY_AUTH_MODE"] != "token" or _has_token():
+        return
+    home = Path.home()
+    if not os.access(home / ".ray" if (home / ".ray").is_dir() else home, os.W_OK):
+        os.environ["RAY_AUTH_TOKEN"] = secrets.token_hex(32)

@@ -1,0 +1,236 @@
+"""Run a search: ask, evaluate through Tune and the pool, write the ledger, tell; resume where it was cut."""
+
+from __future__ import annotations
+
+import time
+from collections import deque
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Protocol
+
+from vtr_ray.errors import InputError
+from vtr_ray.evaluation.pool import PoolClient
+from vtr_ray.schedule import Schedule
+from vtr_ray.tuning.cluster import interruptible
+from vtr_ray.tuning.directory import Entry, RunDirectory, Settings
+from vtr_ray.tuning.progress import Clock, Progress
+from vtr_ray.tuning.trials import Trial, run_trials
+
+_TRIES = 2  # of one trial whose evaluation raises
+_FAILURES = 3  # trials in a row, after which the fault is not the trials'
+
+
+class Search(Protocol):
+    """What `run_search` needs of a search: see `vtr_ray.search`."""
+
+    @property
+    def finished(self) -> bool: ...  # noqa: D102
+    @property
+    def best(self) -> Schedule: ...  # noqa: D102
+    @property
+    def best_score(self) -> float | None: ...  # noqa: D102
+    @property
+    def total_trials(self) -> int: ...  # noqa: D102
+    def ask(self) -> Any: ...  # noqa: D102
+    def tell(self, trial: Any, score: float) -> None: ...  # noqa: D102
+    def fail(self, trial: Any, reason: str) -> None: ...  # noqa: D102
+    def describe(self, trial: Any) -> Mapping[str, Any]: ...  # noqa: D102
+    def state_dict(self) -> dict[str, Any]: ...  # noqa: D102
+
+
+class Listener(Protocol):
+    """Told whenever the run directory has changed; `vtr_ray.tracking.Tracker` is one. Must not block."""
+
+    def notify(self) -> None: ...  # noqa: D102
+
+
+@dataclass(frozen=True)
+class Found:
+    """A finished search.
+
+    schedule: the found one. score: its E; score_before: E without reduction; None where no trial measured it.
+    entries: all finished trials. path: the run directory.
+    """
+
+    schedule: Schedule
+    score: float | None
+    score_before: float | None
+    entries: tuple[Entry, ...]
+    path: Path
+
+
+def run_search(
+    search: Search,
+    pool: PoolClient,
+    run_dir: str | Path,
+    settings: Settings,
+    *,
+    resume: bool = False,
+    on_trial: Callable[[Progress], None] | None = None,
+    tracker: Listener | None = None,
+) -> Found:
+    """Run a fresh `search` to its end through Ray Tune; every finished trial is on disk at once.
+
+    With `resume`, the trials in the ledger of `run_dir` are told to the search first and not run again:
+    searches are deterministic, so the result is that of an undisturbed run. Nothing is left to resume of a
+    finished search; its schedule is written again.
+
+    on_trial: called in this process after each finished trial, also for those read from the ledger.
+    tracker: notified after each change of the run directory.
+
+    Raises InputError: see `RunDirectory`; a mistake that the evaluators report. RuntimeError: three trials in
+    a row failed. Interrupted on SIGINT or SIGTERM. The directory can be resumed after all of these.
+    """
+    with RunDirectory(run_dir, settings, search.state_dict(), resume=resume) as run:
+        session = _Session(search, run, on_trial, tracker)
+        session.replay()
+        if not session.exhausted:
+            with interruptible():
+                run_trials(session, pool)
+        session.end()
+        run.save_schedule(search.best)
+        if tracker is not None:
+            tracker.notify()
+        return Found(
+            schedule=search.best,
+            score=search.best_score,
+            score_before=next((e.score for e in run.entries if not e.schedule.reduces), None),
+            entries=tuple(run.entries),
+            path=run.path,
+        )
+
+
+class _Session:
+    """One search in one run directory: the `Source` of its trials."""
+
+    def __init__(
+        self,
+        search: Search,
+        run: RunDirectory,
+        on_trial: Callable[[Progress], None] | None,
+        tracker: Listener | None,
+    ) -> None:
+        self._search, self._run = search, run
+        self._on_trial, self._tracker = on_trial, tracker
+        self._clock = Clock()
+        self._waiting: deque[Trial] = deque()  # asked for, not running
+        self._tries: dict[int, int] = {}
+        self._failed: list[Entry] = []  # in a row; on disk only once a later trial succeeds
+        self._error: Exception | None = None
+        if tracker is not None:
+            tracker.notify()
+
+    def replay(self) -> None:
+        """Tell the search what the ledger knows; what it asked for beyond that waits to be run."""
+        known = {entry.trial: entry for entry in self._run.entries}
+        while known:
+            while (trial := self._search.ask()) is not None:
+                self._waiting.append(trial)
+            told = [trial for trial in self._waiting if trial.id in known]
+            if not told:
+                raise InputError(
+                    f"the search does not ask for trial {min(known)} of {self._run.path}'s ledger; "
+                    "start it again in another directory"
+                )
+            self._waiting = deque(trial for trial in self._waiting if trial.id not in known)
+            for trial in told:
+                self._replay_one(trial, known.pop(trial.id))
+
+    def _replay_one(self, trial: Trial, entry: Entry) -> None:
+        if trial.schedule != entry.schedule:
+            raise InputError(
+                f"trial {trial.id} of {self._run.path}'s ledger has another schedule than the search now "
+                "asks for (other library versions?); start it again in another directory"
+            )
+        if entry.score is None:
+            self._search.fail(trial, entry.error or "")
+        else:
+            self._search.tell(trial, entry.score)
+        self._announce(entry, replayed=True)
+
+    def next(self) -> Trial | None:
+        """The next trial; None: nothing now."""
+        if self._error is not None:
+            return None
+        if self._waiting:
+            return self._waiting.popleft()
+        try:
+            trial: Trial | None = self._search.ask()
+        except Exception as error:
+            self._error = error
+            return None
+        return trial
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether there will be no more trials."""
+        return self._error is not None or (not self._waiting and self._search.finished)
+
+    def done(self, trial: Trial, score: float | None, seconds: float, error: Exception | None) -> None:
+        """Take a result. What goes wrong here is kept: Tune would count it as the trial's failure."""
+        try:
+            if score is None:
+                self._failure(trial, seconds, error or RuntimeError("no score"))
+            else:
+                self._success(trial, score, seconds)
+        except Exception as caught:
+            self._error = self._error or caught
+
+    def end(self) -> None:
+        """Raise what stopped the search; else everything that finished is on disk."""
+        if self._error is not None:
+            raise self._error
+        self._write_failed()
+        if not self._search.finished:
+            raise RuntimeError("Ray Tune ended before the search did; --resume goes on")
+
+    def _success(self, trial: Trial, score: float, seconds: float) -> None:
+        self._search.tell(trial, score)
+        self._write_failed()
+        entry = self._entry(trial, score, seconds, None)
+        self._run.append(entry)
+        self._announce(entry)
+
+    def _failure(self, trial: Trial, seconds: float, error: Exception) -> None:
+        if isinstance(error, InputError):
+            raise error
+        self._tries[trial.id] = self._tries.get(trial.id, 0) + 1
+        if self._tries[trial.id] < _TRIES:
+            self._waiting.append(trial)
+            return
+        entry = self._entry(trial, None, seconds, str(error))
+        self._failed.append(entry)
+        if len(self._failed) >= _FAILURES:
+            raise RuntimeError(f"{_FAILURES} trials in a row failed, the last with: {error}") from error
+        self._search.fail(trial, str(error))
+        self._announce(entry)
+
+    def _write_failed(self) -> None:
+        for entry in self._failed:
+            self._run.append(entry)
+        self._failed.clear()
+
+    def _entry(self, trial: Trial, score: float | None, seconds: float, error: str | None) -> Entry:
+        said = dict(self._search.describe(trial))
+        layer, rate, objective = (said.pop(name, None) for name in ("layer", "rate", "objective"))
+        numbers = {"k": float(said["k"])} if said.get("k") is not None else {}
+        return Entry(
+            trial=trial.id,
+            layer=layer,
+            rate=rate,
+            schedule=trial.schedule,
+            score=score,
+            seconds=seconds,
+            objective=objective,
+            time=time.time(),
+            error=error,
+            fields=numbers,
+        )
+
+    def _announce(self, entry: Entry, replayed: bool = False) -> None:
+        if self._tracker is not None:
+            self._tracker.notify()
+        progress = self._clock.finished(entry, self._search.total_trials, replayed)
+        if self._on_trial is not None:
+            self._on_trial(progress)
