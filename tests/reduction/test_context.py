@@ -13,7 +13,7 @@ from transformers.modeling_utils import AttentionInterface
 
 from vtr_ray import strategies
 from vtr_ray.errors import InputError
-from vtr_ray.reduction import reduce_vision_tokens
+from vtr_ray.reduction import Unsupported, reduce_vision_tokens
 from vtr_ray.schedule import Schedule
 
 
@@ -216,8 +216,9 @@ def test_other_attention_implementations_are_refused_only_where_something_is_red
     llava_factory: Callable[..., Any],
 ) -> None:
     model = llava_factory(attn="flex_attention")
-    with pytest.raises(NotImplementedError, match="'flex_attention'"), reduce_vision_tokens(model, GRADUAL):
+    with pytest.raises(Unsupported, match="'flex_attention'") as caught, reduce_vision_tokens(model, GRADUAL):
         pass
+    assert isinstance(caught.value, InputError) and isinstance(caught.value, NotImplementedError)
     with reduce_vision_tokens(model, strategies.none(LAYERS)):
         pass
 

@@ -47,8 +47,9 @@ def reduce_vision_tokens(
 
     Raises:
         InputError: a schedule of another length, masks that do not fit, prompts that cannot be ranked.
-        NotImplementedError: what would be wrong: beam search, assisted decoding, static caches, several
-            tokens onto a filled cache, packed sequences, other attention implementations.
+        Unsupported: an `InputError` and `NotImplementedError` for what would be wrong: beam search, assisted
+            decoding, static caches, several tokens onto a filled cache, packed sequences, sequences beyond a
+            sliding window, other attention implementations.
 
     Example:
         >>> with reduce_vision_tokens(model, strategies.fastv(32)) as reduction:
@@ -229,7 +230,7 @@ class Reduction:
             raise InputError("The cache was not filled under this reduction; start from an empty one.")
         new = inputs["input_ids"] if inputs.get("input_ids") is not None else inputs["inputs_embeds"]
         if new.shape[1] != 1:
-            raise NotImplementedError(
+            raise refusals.Unsupported(
                 f"{new.shape[1]} tokens onto a filled cache are not supported under reduction; pass one at a "
                 "time."
             )

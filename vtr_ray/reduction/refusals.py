@@ -15,6 +15,10 @@ from vtr_ray.schedule import Schedule
 _ATTENTIONS = ("sdpa", "eager")
 
 
+class Unsupported(InputError, NotImplementedError):
+    """Valid for the model, but not under reduction. One line, as every `InputError`."""
+
+
 def check_model(model: nn.Module, family: Family, schedule: Schedule) -> None:
     """Refuse a schedule of the wrong length, and an attention or a placement that is not supported."""
     layers = len(family.layers_of(model))
@@ -27,13 +31,11 @@ def check_model(model: nn.Module, family: Family, schedule: Schedule) -> None:
         return
     attn = family.decoder_of(model).config._attn_implementation  # type: ignore[union-attr]
     if attn not in _ATTENTIONS:
-        raise NotImplementedError(
+        raise Unsupported(
             f"Reduction with {attn!r} attention is not supported; load the model with attn='sdpa' or 'eager'."
         )
     if len(set((getattr(model, "hf_device_map", None) or {}).values())) > 1:
-        raise NotImplementedError(
-            "Reduction on a model spread over devices is not supported; use one device."
-        )
+        raise Unsupported("Reduction on a model spread over devices is not supported; use one device.")
 
 
 def check_generate(model: Any, options: Mapping[str, Any]) -> int:
@@ -45,7 +47,7 @@ def check_generate(model: Any, options: Mapping[str, Any]) -> int:
         return getattr(config, name, None) if found is None else found
 
     def refuse(what: str) -> None:
-        raise NotImplementedError(f"generate() with {what} is not supported under reduction; leave it out.")
+        raise Unsupported(f"generate() with {what} is not supported under reduction; leave it out.")
 
     if (value("num_beams") or 1) > 1:
         refuse("beam search (num_beams > 1)")
@@ -73,7 +75,7 @@ def check_inputs(inputs: Mapping[str, Any], decoder: Any) -> None:
             f"{list(sequence.shape[:2])}."
         )
     if attention_mask is None and isinstance(position_ids, Tensor) and bool((position_ids.diff() != 1).any()):
-        raise NotImplementedError(
+        raise Unsupported(
             "Packed sequences (position_ids with jumps and no attention_mask) cannot be reduced."
         )
     check_window(decoder, seq)
@@ -83,7 +85,7 @@ def check_window(decoder: Any, length: int) -> None:
     """Refuse a sequence longer than the sliding window, if the language model has one."""
     window = getattr(decoder.config, "sliding_window", None)
     if window is not None and length > window:
-        raise NotImplementedError(
+        raise Unsupported(
             f"The sequence of {length} tokens is longer than the model's sliding window of {window}, which "
             "reduction does not support."
         )
@@ -96,6 +98,4 @@ def check_cache(cache: Cache | None) -> None:
     if not isinstance(cache, DynamicCache) or any(
         type(layer) not in (DynamicLayer, DynamicSlidingWindowLayer) for layer in cache.layers
     ):
-        raise NotImplementedError(
-            f"Reduction needs a DynamicCache, not {type(cache).__name__}; leave it out."
-        )
+        raise Unsupported(f"Reduction needs a DynamicCache, not {type(cache).__name__}; leave it out.")
