@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import socket
 import subprocess
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING
 from vtr_ray.errors import InputError
 from vtr_ray.evaluation.outcome import Outcome, effectiveness
 from vtr_ray.schedule import Schedule
-from vtr_ray.tuning.directory import Settings
+from vtr_ray.tuning.directory import Entry, Settings
 
 if TYPE_CHECKING:
     from vtr_ray.search import GSearch
@@ -124,3 +125,7 @@ def wait_for_port(port: int, timeout: float = 180.0) -> None:
                 return
         assert time.monotonic() < end, f"nobody listens at port {port} after {timeout} s"
         time.sleep(0.1)
+
+
+def json_line(entry: Entry) -> str:
+    return json.dumps(entry.to_dict()) + "\n"

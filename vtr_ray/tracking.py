@@ -1,0 +1,375 @@
+"""MLflow: mirrors a run directory into one parent run and a nested run per searched layer.
+
+The directory is the truth. Everything here reads it and logs what MLflow lacks, so the same code serves a
+running search, a resumed one, and one whose MLflow was away.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import shlex
+import socket
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, Self
+
+from vtr_ray.errors import InputError
+from vtr_ray.tuning.background import Mirroring, first_line
+from vtr_ray.tuning.directory import (
+    LEDGER,
+    SCHEDULE,
+    SEARCH,
+    Entry,
+    read_ledger,
+    read_results,
+    read_search,
+    write_json,
+)
+from vtr_ray.tuning.facts import Fact, curve_facts, final_facts, parameters, trial_facts
+
+EXPERIMENT = "vtr-ray"
+LINK = "mlflow.json"  # in the run directory: where its parent run is
+_SEARCH_TAG, _LAYER_TAG, _PARENT_TAG = "vtr_ray.search", "vtr_ray.layer", "mlflow.parentRunId"
+_MAX_PARAMS, _MAX_METRICS = 100, 1000  # of one log_batch
+_ENVIRONMENT = {
+    # An outage must cost seconds. A request that failed is made again by the next look at the directory.
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
+    "MLFLOW_DISABLE_TELEMETRY": "true",
+    "MLFLOW_LOGGING_LEVEL": "ERROR",
+    "MLFLOW_TRUNCATE_LONG_VALUES": "true",
+    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
+    "GIT_PYTHON_REFRESH": "quiet",
+}
+
+
+def default_uri(folder: str | Path = ".") -> str:
+    """`MLFLOW_TRACKING_URI` where it is set, else the SQLite store `mlflow.db` in `folder`."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path(folder).absolute() / 'mlflow.db'}"
+
+
+def ui_command(uri: str, port: int | None = None) -> str:
+    """The line that shows the runs: a command that serves them on this machine, or a server's own address.
+
+    port: default: the first free one from 5000. Raises InputError when the named one is busy.
+    """
+    if uri.startswith(("http://", "https://")):
+        return uri
+    if port is None:
+        port = next(candidate for candidate in range(5000, 6000) if _free(candidate))
+    elif not _free(port):
+        raise InputError(f"port {port} is busy; name another one for the MLflow UI")
+    return f"mlflow ui --backend-store-uri {shlex.quote(uri)} --host 127.0.0.1 --port {port}"
+
+
+def log_run(run_dir: str | Path, uri: str | None = None, experiment: str = EXPERIMENT) -> str:
+    """Log a whole run from its directory; gives the id of its parent run. What is there is not doubled.
+
+    Raises InputError: no run directory, or MLflow cannot be reached.
+    """
+    read_search(run_dir)
+    uri = uri or default_uri()
+    try:
+        return _Mirror(Path(run_dir), uri, experiment).log(final=True)
+    except Exception as error:
+        raise InputError(f"MLflow at {uri} cannot be written: {first_line(error)}") from error
+
+
+class Tracker:
+    """Logs a run directory from a background thread; a context manager. Never raises, never blocks.
+
+    uri: default `default_uri()`. The store is opened (a new SQLite store: created) at once.
+    warn: takes the one line about what could not be logged, when the tracker is closed; default: stderr.
+    """
+
+    def __init__(
+        self,
+        run_dir: str | Path,
+        uri: str | None = None,
+        *,
+        experiment: str = EXPERIMENT,
+        warn: Callable[[str], None] | None = None,
+    ) -> None:
+        self.run_dir = Path(run_dir).absolute()
+        self.uri = uri or default_uri()
+        self._warn = warn or (lambda text: print(text, file=sys.stderr))
+        self._mirror = _Mirror(self.run_dir, self.uri, experiment)
+        self._thread = Mirroring(self._mirror.open, self._log, "mlflow")
+
+    @property
+    def run_id(self) -> str | None:
+        """The parent run's id, once it is known."""
+        return self._mirror.parent
+
+    @property
+    def experiment_id(self) -> str | None:
+        """The experiment's id, once it is known."""
+        return self._mirror.experiment_id or None
+
+    def notify(self) -> None:
+        """The run directory has changed."""
+        self._thread.notify()
+
+    def close(self, timeout: float = 30.0) -> bool:
+        """Log what is left, waiting at most `timeout` seconds; whether MLflow is complete."""
+        problem = self._thread.close(timeout)
+        if problem is not None and (self.run_dir / SEARCH).is_file():
+            self._warn(
+                f"MLflow at {self.uri} is not complete ({problem}); everything is in {self.run_dir}, "
+                "the same command with --resume logs it again"
+            )
+        return problem is None
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.close(30.0 if kind is None else 5.0)
+
+    def _log(self, final: bool) -> None:
+        if (self.run_dir / SEARCH).is_file():
+            self._mirror.log(final)
+
+
+class _Mirror:
+    """What MLflow has of one run directory, and the logging of what it lacks. Used by one thread."""
+
+    def __init__(self, path: Path, uri: str, experiment: str) -> None:
+        self._path, self._uri, self._experiment = path, uri, experiment
+        self._client: Any = None
+        self.experiment_id = ""
+        self.parent: str | None = None
+        self._forget()
+
+    def _forget(self) -> None:
+        """Know nothing of what is logged, so that the next look asks the store."""
+        self._known = False
+        self._layers: dict[int, str] = {}
+        self._steps: dict[str, set[int]] = {}  # logged trials per run
+        self._values: dict[str, float] = {}  # logged final metrics of the parent
+        self._curve: list[float] = []
+        self._files: dict[Path, tuple[int, int]] = {}
+        self._ended: set[str] = set()
+
+    def open(self) -> None:
+        """Reach the store, create it where it is a new file, and the experiment in it."""
+        if self.experiment_id:
+            return
+        client = _client(self._uri)
+        with _alone(self._uri):
+            found = client.get_experiment_by_name(self._experiment)
+            if found is None:
+                where = _sqlite_folder(self._uri)
+                location = (where / "mlartifacts").as_uri() if where is not None else None
+                self.experiment_id = client.create_experiment(self._experiment, artifact_location=location)
+            else:
+                self.experiment_id = found.experiment_id
+        self._client = client
+
+    def log(self, final: bool) -> str:
+        """Log what is new in the directory; `final`: also end the runs. Gives the parent run's id."""
+        try:
+            return self._log(final)
+        except BaseException:
+            self._forget()  # a request that timed out may have been obeyed
+            raise
+
+    def _log(self, final: bool) -> str:
+        self.open()
+        parent = self.parent if self._known and self.parent else self._find_or_create_parent()
+        entries = read_ledger(self._path)
+        deepest = max((entry.layer for entry in entries if entry.layer is not None), default=0)
+        done = (self._path / SCHEDULE).is_file()
+        for layer in sorted({entry.layer for entry in entries}, key=lambda layer: layer or 0):
+            own = [entry for entry in entries if entry.layer == layer]
+            run = parent if layer is None else self._layer_run(layer, own[0].time - own[0].seconds)
+            self._log_trials(run, own)
+            if run != parent and (done or (layer or 0) < deepest):
+                self._end(run, "FINISHED", own[-1].time)
+        if done:
+            self._log_curve(parent)
+        self._log_finals(parent, entries)
+        if final:
+            for run in (*self._layers.values(), parent):
+                self._end(run, "FINISHED" if done else "KILLED", time.time())
+        # Last: files go to a store of their own, which may be away while the metrics' store is not.
+        files = [SEARCH, LEDGER, SCHEDULE] if final else [SCHEDULE]
+        self._log_files(parent, [*files, *read_results(self._path)["artifacts"]])
+        return parent
+
+    def _find_or_create_parent(self) -> str:
+        content = read_search(self._path)
+        run = self._linked() or self._tagged(content["id"])
+        if run is None:
+            run = self._client.create_run(
+                self.experiment_id,
+                start_time=int(content["created"] * 1000),
+                run_name=self._path.name,
+                tags={
+                    _SEARCH_TAG: content["id"],
+                    "vtr_ray.directory": str(self._path),
+                    "mlflow.source.name": f"vtr-ray {content['command']}",
+                },
+            )
+        parent = str(run.info.run_id)
+        link = {"uri": self._uri, "experiment_id": self.experiment_id, "run_id": parent}
+        write_json(self._path / LINK, link)
+        self._log_params(parent, parameters(content), run.data.params)
+        self._values = dict(run.data.metrics)
+        curve = self._client.get_metric_history(parent, "keeping_rate")
+        self._curve = [metric.value for metric in sorted(curve, key=lambda metric: metric.step)]
+        self._steps[parent] = self._logged_steps(parent)
+        for child in self._client.search_runs(
+            [self.experiment_id], f"tags.`{_PARENT_TAG}` = '{parent}'", max_results=1000
+        ):
+            layer, layer_run = child.data.tags[_LAYER_TAG], child.info.run_id
+            self._log_params(layer_run, {"layer": layer}, child.data.params)
+            self._layers.setdefault(int(layer), layer_run)
+            self._steps[layer_run] = self._logged_steps(layer_run)
+        for run_id in (parent, *self._layers.values()):
+            self._client.update_run(run_id, status="RUNNING")
+        self.parent, self._known = parent, True
+        return parent
+
+    def _linked(self) -> Any:
+        """The run that the directory names, where it still exists in this store."""
+        from mlflow.exceptions import MlflowException
+
+        file = self._path / LINK
+        link = json.loads(file.read_text(encoding="utf-8")) if file.is_file() else {}
+        if link.get("uri") != self._uri:
+            return None
+        try:
+            run = self._client.get_run(link["run_id"])
+        except MlflowException as error:
+            if error.error_code != "RESOURCE_DOES_NOT_EXIST":
+                raise
+            return None
+        return run if run.info.lifecycle_stage == "active" else None
+
+    def _tagged(self, search: str) -> Any:
+        runs = self._client.search_runs([self.experiment_id], f"tags.`{_SEARCH_TAG}` = '{search}'")
+        return next((run for run in runs if _PARENT_TAG not in run.data.tags), None)
+
+    def _layer_run(self, layer: int, start: float) -> str:
+        if layer not in self._layers:
+            tags = {_PARENT_TAG: str(self.parent), _LAYER_TAG: str(layer)}
+            run = self._client.create_run(
+                self.experiment_id, start_time=int(start * 1000), run_name=f"layer {layer}", tags=tags
+            )
+            self._layers[layer] = run.info.run_id
+            self._log_params(run.info.run_id, {"layer": str(layer)}, {})
+        return self._layers[layer]
+
+    def _logged_steps(self, run: str) -> set[int]:
+        history = [
+            *self._client.get_metric_history(run, "E"),
+            *self._client.get_metric_history(run, "failed"),
+        ]
+        return {metric.step for metric in history}
+
+    def _log_trials(self, run: str, entries: list[Entry]) -> None:
+        steps = self._steps.setdefault(run, set())
+        new = [entry for entry in entries if entry.trial not in steps]
+        self._send(run, trial_facts(new))
+        steps.update(entry.trial for entry in new)
+
+    def _log_curve(self, parent: str) -> None:
+        facts = curve_facts(self._path)
+        rates = [fact.value for fact in facts]
+        if self._curve != rates:
+            self._send(parent, facts)
+            self._curve = rates
+
+    def _log_finals(self, parent: str, entries: list[Entry]) -> None:
+        facts = final_facts(self._path, entries)
+        self._send(parent, [fact for fact in facts if self._values.get(_key(fact.name)) != fact.value])
+        self._values.update({_key(fact.name): fact.value for fact in facts})
+
+    def _send(self, run: str, facts: list[Fact]) -> None:
+        from mlflow.entities import Metric
+
+        batch = [
+            Metric(_key(fact.name), float(fact.value), int(fact.time * 1000), fact.step) for fact in facts
+        ]
+        for start in range(0, len(batch), _MAX_METRICS):
+            self._client.log_batch(run, metrics=batch[start : start + _MAX_METRICS])
+
+    def _log_params(self, run: str, params: Mapping[str, str], there: Mapping[str, str]) -> None:
+        from mlflow.entities import Param
+
+        named = {_key(name): value for name, value in params.items()}
+        batch = [Param(name, value) for name, value in named.items() if name not in there]
+        for start in range(0, len(batch), _MAX_PARAMS):
+            self._client.log_batch(run, params=batch[start : start + _MAX_PARAMS])
+
+    def _log_files(self, parent: str, names: list[str]) -> None:
+        for file in (self._path / name for name in names):  # an absolute name stays what it is
+            if not file.is_file():
+                continue
+            stat = file.stat()
+            if self._files.get(file) != (stat.st_mtime_ns, stat.st_size):
+                self._client.log_artifact(parent, str(file))
+                self._files[file] = (stat.st_mtime_ns, stat.st_size)
+
+    def _end(self, run: str, status: str, when: float) -> None:
+        if run not in self._ended:
+            self._client.set_terminated(run, status, int(when * 1000))
+            self._ended.add(run)
+
+
+def _client(uri: str) -> Any:
+    """MLflow's client, its import (2.6 s) included, without its noise."""
+    import logging
+
+    for name, value in _ENVIRONMENT.items():
+        os.environ.setdefault(name, value)
+    from mlflow import MlflowClient
+
+    for name in ("mlflow", "alembic", "urllib3.connectionpool"):
+        logging.getLogger(name).setLevel(logging.ERROR)
+    with _alone(uri):
+        client = MlflowClient(tracking_uri=uri)
+        client.search_experiments(max_results=1)  # a new SQLite store is created here
+    return client
+
+
+@contextmanager
+def _alone(uri: str) -> Iterator[None]:
+    """One process at a time: several that create one SQLite store at once all fail."""
+    folder = _sqlite_folder(uri)
+    if folder is None:
+        yield
+        return
+    folder.mkdir(parents=True, exist_ok=True)
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(handle)
+
+
+def _sqlite_folder(uri: str) -> Path | None:
+    return Path(uri.removeprefix("sqlite:///")).absolute().parent if uri.startswith("sqlite:///") else None
+
+
+def _key(name: str) -> str:
+    """A name as MLflow allows it."""
+    return "".join(letter if letter.isalnum() or letter in "_-. /" else "_" for letter in name)
+
+
+def _free(port: int) -> bool:
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            probe.bind(("127.0.0.1", port))
+        except OSError:
+            return False
+    return True
