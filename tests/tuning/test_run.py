@@ -252,9 +252,3 @@ def test_a_started_cluster_is_joined(tmp_path: Path) -> None:
     finally:
         head.send_signal(signal.SIGTERM)
         head.wait(120)
-
-
-def test_no_cluster_at_the_address_is_one_line(tmp_path: Path) -> None:
-    driver = drive(tmp_path / "run", 0.0, RAY_ADDRESS="http://127.0.0.1:8265")
-    out, _ = driver.communicate(timeout=180)
-    assert driver.returncode == 2 and out.startswith("RAY_ADDRESS is http://127.0.0.1:8265; set HOST:PORT")

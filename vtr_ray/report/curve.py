@@ -8,6 +8,7 @@ from pathlib import Path
 
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 
 from vtr_ray.schedule import Schedule
 
@@ -42,7 +43,7 @@ def draw_curve(schedules: Mapping[str, Schedule], path: str | Path, title: str |
             axes.fill_between(layers, schedule.rates, step="mid", alpha=0.12)
     longest = max((schedule.num_layers for schedule in schedules.values()), default=1)
     axes.set(xlabel="layer", ylabel="keeping rate", xlim=(0.5, longest + 0.5), ylim=(-0.02, 1.05))
-    axes.xaxis.get_major_locator().set_params(integer=True)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.25)
     if schedules:
         axes.legend(fontsize=8)

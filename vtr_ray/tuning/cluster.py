@@ -76,12 +76,19 @@ def interruptible() -> Iterator[None]:
         yield
         return
 
+    received: list[int] = []
+
     def handler(signum: int, frame: FrameType | None) -> None:
+        received.append(signum)
         raise Interrupted(signum)
 
     before = {signum: signal.signal(signum, handler) for signum in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield
+    except KeyboardInterrupt as error:
+        if not received or isinstance(error, Interrupted):
+            raise
+        raise Interrupted(received[0]) from None  # a wait inside Ray replaced ours
     finally:
         for signum, old in before.items():
             signal.signal(signum, old if old is not None else signal.SIG_DFL)
