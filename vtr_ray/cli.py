@@ -25,9 +25,9 @@ app = typer.Typer(
 Model = Annotated[str, Option(help="checkpoint directory or hub id; embedded: the small one that ships")]
 Dtype = Annotated[str, Option(help="auto, float32, bfloat16 or float16")]
 Attn = Annotated[str, Option(help="attention implementation, as transformers names it")]
-Batch = Annotated[int, Option(help="samples of one forward pass")]
-MaxPixels = Annotated[int | None, Option(help="shrink larger images to this many pixels")]
-Actors = Annotated[int, Option(help="evaluator actors that share each trial")]
+Batch = Annotated[int, Option(min=1, help="samples of one forward pass")]
+MaxPixels = Annotated[int | None, Option(min=1, help="shrink larger images to this many pixels")]
+Actors = Annotated[int, Option(min=1, help="evaluator actors that share each trial")]
 Cpus = Annotated[float | None, Option("--cpus-per-actor", help="default: an even share")]
 Gpus = Annotated[
     float | None, Option("--gpus-per-actor", help="default: an even share; 0.5 packs two on one")
@@ -114,7 +114,7 @@ def samples(
 
     split = make_split(source, out, per_source=per_source, seed=seed, max_words=max_words)
     console = _console()
-    for name, count in split.per_source.items():
+    for name, count in split.chosen.items():
         console.print(f"{name}: {count}", highlight=False)
     console.print(f"Wrote {split.path}", soft_wrap=True, highlight=False)
 

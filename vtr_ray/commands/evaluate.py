@@ -24,16 +24,16 @@ def evaluate(
 ) -> list[Row]:
     """Prints the comparison of schedule files on the samples (default: the embedded test split)."""
     loaded = {path.stem if len(schedules) == 1 else str(path): Schedule.load(path) for path in schedules}
+    layers = model.num_layers()
+    for path, schedule in loaded.items():
+        if schedule.num_layers != layers:
+            raise InputError(
+                f"{path} has {schedule.num_layers} layers, the model {layers}; search one for this model"
+            )
     data = test_samples(model, samples, images)
     if data is None:
         raise InputError("a model of your own needs samples: give --samples FILE.json and --images DIR")
     with connected(), pool_options.open(model, data, "evaluate") as pool:
-        for path, schedule in loaded.items():
-            if schedule.num_layers != pool.num_layers:
-                raise InputError(
-                    f"{path} has {schedule.num_layers} layers, the model {pool.num_layers}; "
-                    "search a schedule for this model"
-                )
         rows = compare_schedules(pool, loaded)
     console.print(comparison_table(rows, len(data)))
     console.print(sources_table(rows))

@@ -83,6 +83,8 @@ def gsearch(
     check_run_directory(out, run.resume)
     uri = default_uri(home())
     ui = ui_command(uri, run.ui_port)
+    # A number out of range must fail before anything starts.
+    GSearch(num_layers=model.num_layers(), vision_tokens=1, **asdict(search_options))
     samples = search_samples(model, data.samples, data.images)
     test = test_samples(model, data.test, data.test_images) if run.compare else None
     _say_skipped(console, samples, test)

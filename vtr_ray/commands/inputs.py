@@ -13,6 +13,7 @@ from vtr_ray.evaluation.llava import load_llava
 from vtr_ray.evaluation.pool import EvaluatorPool
 from vtr_ray.evaluation.samples import SampleSet
 from vtr_ray.evaluation.suites import load_tasks
+from vtr_ray.models import load_config
 from vtr_ray.tuning.cluster import fair_share
 
 EMBEDDED = "embedded"
@@ -32,6 +33,11 @@ class ModelOptions:
     def path(self) -> str:
         """What `load_model` takes."""
         return str(embedded.MODEL) if self.model == EMBEDDED else self.model
+
+    def num_layers(self) -> int:
+        """Decoder layers, from the configuration alone: a wrong path fails before Ray starts."""
+        layers: int = load_config(self.path).get_text_config(decoder=True).num_hidden_layers
+        return layers
 
 
 @dataclass(frozen=True)

@@ -27,18 +27,23 @@ from vtr_ray.embedded.lessons import Batch, Teacher
 
 @dataclass(frozen=True)
 class Recipe:
-    """Every number of the recipe. Batches are global: they are split over the processes."""
+    """Every number of the recipe.
+
+    Batches are global: they are split over the processes. eyes_lr, mind_lr: of the matrices (Muon); all else
+    (AdamW) learns at `other_lr` times that. eyes_weight: of the patch targets in stage `mind`.
+    """
 
     seed: int = 0
-    eyes_steps: int = 2500
+    eyes_steps: int = 1600
     eyes_batch: int = 64
-    mind_steps: int = 4000
+    eyes_lr: float = 5e-3
+    mind_steps: int = 3000
     mind_batch: int = 32
-    matrix_lr: float = 5e-3
-    other_lr: float = 3e-3
+    mind_lr: float = 2e-3
+    other_lr: float = 0.6
     weight_decay: float = 0.02
     warmup: int = 100
-    eyes_weight: float = 0.3
+    eyes_weight: float = 1.0
     clip: float = 1.0
 
 
@@ -119,7 +124,7 @@ class Trainer:
         steps = recipe.eyes_steps if stage == "eyes" else recipe.mind_steps
         size = (recipe.eyes_batch if stage == "eyes" else recipe.mind_batch) // self.world
         parameters = dict(self._trained(stage))
-        optimizers = self._optimizers(parameters)
+        optimizers = self._optimizers(parameters, recipe.eyes_lr if stage == "eyes" else recipe.mind_lr)
         start = self._restore(stage, optimizers)
         if start is None:
             return True
@@ -188,17 +193,17 @@ class Trainer:
             if stage == "mind" or eyes:
                 yield name, parameter
 
-    def _optimizers(self, parameters: dict[str, nn.Parameter]) -> list[torch.optim.Optimizer]:
+    def _optimizers(self, parameters: dict[str, nn.Parameter], rate: float) -> list[torch.optim.Optimizer]:
         recipe = self.recipe
         matrices = [p for n, p in parameters.items() if p.ndim == 2 and "embed" not in n]
         others = [p for n, p in parameters.items() if p.ndim != 2 or "embed" in n]
         muon = torch.optim.Muon(
-            matrices, lr=recipe.matrix_lr, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw"
+            matrices, lr=rate, weight_decay=recipe.weight_decay, adjust_lr_fn="match_rms_adamw"
         )
-        adam = torch.optim.AdamW(others, lr=recipe.other_lr, betas=(0.9, 0.98), weight_decay=0.0)
-        for optimizer, rate in ((muon, recipe.matrix_lr), (adam, recipe.other_lr)):
+        adam = torch.optim.AdamW(others, lr=rate * recipe.other_lr, betas=(0.9, 0.98), weight_decay=0.0)
+        for optimizer in (muon, adam):
             for group in optimizer.param_groups:
-                group["base_lr"] = rate
+                group["base_lr"] = group["lr"]
         return [muon, adam]
 
     def _average_gradients(self, parameters: Any) -> None:

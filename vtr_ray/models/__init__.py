@@ -2,6 +2,6 @@
 
 from vtr_ray.models.families import Family, family_of, supported
 from vtr_ray.models.features import embed, encode_images
-from vtr_ray.models.loading import load_model
+from vtr_ray.models.loading import load_config, load_model
 
-__all__ = ["Family", "embed", "encode_images", "family_of", "load_model", "supported"]
+__all__ = ["Family", "embed", "encode_images", "family_of", "load_config", "load_model", "supported"]

@@ -30,24 +30,41 @@ def load_model(path: str, dtype: str = "auto", attn: str = "sdpa", device: str =
     import transformers
 
     place = _device(device)
-    local = Path(path).exists()
-    if local and not (Path(path) / "config.json").is_file():
-        raise InputError(f"No config.json in {path}; give a checkpoint's directory or a hub id.")
-    options: dict[str, Any] = {"trust_remote_code": False, "local_files_only": local}
-    try:
-        config = transformers.AutoConfig.from_pretrained(path, **options)
-    except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"Cannot load a model from {path!r}: {_first_line(error)}") from None
+    config = load_config(path)
     family = family_of(config)
     precision = _dtype(dtype, config, place)
+    local = Path(path).exists()
     try:
         model = getattr(transformers, family.architecture).from_pretrained(
             path, config=config, dtype=precision, attn_implementation=attn, local_files_only=local
         )
-        processor = transformers.AutoProcessor.from_pretrained(path, **options)
+        processor = transformers.AutoProcessor.from_pretrained(
+            path, trust_remote_code=False, local_files_only=local
+        )
     except (OSError, ValueError, ImportError) as error:
         raise InputError(f"Cannot load a model from {path!r}: {_first_line(error)}") from None
     return model.to(place).eval(), processor
+
+
+def load_config(path: str) -> Any:
+    """The configuration alone: a cheap look before anything heavy starts.
+
+    Raises:
+        InputError: unknown path, or a family that is not supported.
+    """
+    import transformers
+
+    local = Path(path).exists()
+    if local and not (Path(path) / "config.json").is_file():
+        raise InputError(f"No config.json in {path}; give a checkpoint's directory or a hub id.")
+    try:
+        config = transformers.AutoConfig.from_pretrained(
+            path, trust_remote_code=False, local_files_only=local
+        )
+    except (OSError, ValueError, KeyError) as error:
+        raise InputError(f"Cannot load a model from {path!r}: {_first_line(error)}") from None
+    family_of(config)
+    return config
 
 
 def _device(device: str) -> torch.device:

@@ -1,0 +1,78 @@
+import io
+import json
+
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from vtr_ray.embedded import MODEL, TASKS, TASKS_FOLDER, search_tasks, test_tasks
+from vtr_ray.embedded.lessons import EasyVQA, Teacher, fingerprint
+from vtr_ray.embedded.splits import SIZES, draw_split, held_out
+from vtr_ray.embedded.tokenizer import build_tokenizer
+from vtr_ray.evaluation.suites import load_tasks
+
+test_tasks.__test__ = False
+
+
+def shipped(task, split):
+    return pq.read_table(TASKS_FOLDER / "data" / f"{task}_{split}.parquet").to_pylist()
+
+
+def pictures(task, split):
+    return [fingerprint(Image.open(io.BytesIO(row["image"]["bytes"]))) for row in shipped(task, split)]
+
+
+@pytest.mark.parametrize("split", SIZES)
+@pytest.mark.parametrize("task", TASKS)
+def test_the_shipped_split_is_what_the_seed_draws(task, split):
+    drawn = draw_split(task, split)
+    rows = shipped(task, split)
+    assert [(q.id, q.question, q.answer) for q in drawn] == [
+        (row["id"], row["question"], row["answer"]) for row in rows
+    ]
+    # FreeType versions may differ by a shade: compare what is drawn, not its bytes.
+    assert len({row["id"] for row in rows}) == SIZES[split]
+
+
+def test_no_image_is_shared_between_splits():
+    marks = [mark for task in TASKS for split in SIZES for mark in pictures(task, split)]
+    assert len(marks) == len(set(marks)) == len(TASKS) * sum(SIZES.values())
+
+
+def test_training_never_shows_a_held_out_image():
+    held = held_out()
+    easy = EasyVQA(held)
+    assert len(easy.pictures) == 4000 - SIZES["search"]
+    teacher = Teacher(build_tokenizer(), held, weights={"text": 1, "scenes": 1})
+    batch = teacher.batch(8, seed=0, step=0)
+    again = teacher.batch(8, seed=0, step=0)
+    assert batch.ids.equal(again.ids) and batch.pixels.equal(again.pixels)
+
+
+def test_easy_vqa_is_balanced():
+    answers = [row["answer"] for row in shipped("easy_vqa", "test")]
+    shapes = sum(answer in ("circle", "rectangle", "triangle") for answer in answers)
+    polar = [answer for answer in answers if answer in ("yes", "no")]
+    assert 60 <= shapes <= 72 and 60 <= len(polar) <= 80
+    assert abs(polar.count("yes") - polar.count("no")) <= 4
+
+
+def test_all_tasks_load_and_judge_their_own_answers():
+    samples = load_tasks([*search_tasks(), *test_tasks()], TASKS_FOLDER)
+    assert not samples.skipped
+    assert samples.per_source == {
+        f"vtr_{task}{suffix}": size
+        for task in TASKS
+        for suffix, size in (("_search", SIZES["search"]), ("", SIZES["test"]))
+    }
+    for sample in samples.samples[::37]:
+        assert sample.score(sample.answers[0]) == 1
+        assert sample.score("nonsense") == 0
+
+
+def test_the_card_states_what_was_measured():
+    measured = json.loads((MODEL / "measured.json").read_text())
+    card = (MODEL / "README.md").read_text()
+    for figures in measured["accuracy"].values():
+        for value in figures.values():
+            assert f"{value:.3f}" in card

@@ -1,0 +1,157 @@
+"""The command as users run it: real model, real Ray, real MLflow, in processes of their own."""
+
+import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from vtr_ray import Schedule
+
+pytestmark = pytest.mark.slow
+
+SMALL = ["--stride", "6", "--initial", "3", "--iterations", "1"]
+VTR_RAY = [sys.executable, "-m", "vtr_ray.cli"]
+
+
+def environment(**more):
+    kept = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_"))}
+    return kept | {"OMP_NUM_THREADS": "2"} | more
+
+
+def gsearch(folder, *arguments, **more):
+    done = subprocess.run(
+        [*VTR_RAY, "gsearch", *SMALL, *arguments],
+        cwd=folder, env=environment(**more), capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
+def trials(run):
+    """What the ledger says of each trial, but for the clock."""
+    lines = [json.loads(line) for line in (run / "ledger.jsonl").read_text().splitlines()]
+    return [(one["trial"], one["layer"], one["rate"], one["score"]) for one in lines]
+
+
+@pytest.fixture(scope="module")
+def undisturbed(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("undisturbed")
+    return folder, gsearch(folder, "--out", "run")
+
+
+def test_the_run_leaves_what_it_says(undisturbed):
+    folder, output = undisturbed
+    run = folder / "run"
+    schedule = Schedule.load(run / "schedule.json")
+    assert schedule.num_layers == 12 and schedule.reduces
+    assert trials(run)[0][:2] == (1, 3)
+    table = json.loads((run / "comparison.json").read_text())
+    rows = {row["name"]: row for row in table["rows"]}
+    assert table["samples"] >= 1000
+    assert list(rows)[:2] == ["no reduction", "G-Search"] and "random tokens" in rows
+    assert rows["G-Search"]["schedule"]["rates"] == list(schedule.rates)
+    for name in ("FastV", "PDrop", "P-Sigmoid"):
+        if name in rows:
+            assert rows[name]["memory_cost"] == pytest.approx(schedule.memory_cost, abs=0.01)
+    assert (run / "keeping_rate.png").read_bytes().startswith(b"\x89PNG")
+    for words in ("no reduction", "memory cost", "TFLOPs", "schedule.json", "mlflow ui --backend-store-uri"):
+        assert words in output
+    assert "Traceback" not in output
+
+
+def test_mlflow_has_the_run(undisturbed):
+    from mlflow import MlflowClient
+
+    folder, _ = undisturbed
+    schedule = Schedule.load(folder / "run" / "schedule.json")
+    client = MlflowClient(tracking_uri=f"sqlite:///{folder / 'mlflow.db'}")
+    experiment = client.get_experiment_by_name("vtr-ray")
+    runs = client.search_runs([experiment.experiment_id])
+    parents = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    assert len(parents) == 1
+    parent = parents[0]
+    curve = client.get_metric_history(parent.info.run_id, "keeping_rate")
+    assert {metric.step: metric.value for metric in curve} == dict(enumerate(schedule.rates, start=1))
+    for metric in ("memory_cost", "E_before", "E_after", "tflops"):
+        assert metric in parent.data.metrics
+    artifacts = {file.path for file in client.list_artifacts(parent.info.run_id)}
+    assert {"schedule.json", "keeping_rate.png", "comparison.json"} <= artifacts
+    told = sum(len(client.get_metric_history(run.info.run_id, "E")) for run in runs if run is not parent)
+    assert told == len(trials(folder / "run"))
+
+
+def test_killed_and_resumed_is_the_undisturbed_run(undisturbed, tmp_path):
+    folder, _ = undisturbed
+    run = tmp_path / "run"
+    command = [*VTR_RAY, "gsearch", *SMALL, "--out", "run", "--no-compare"]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL
+    )
+    ledger = run / "ledger.jsonl"
+    limit = time.time() + 300
+    while not (ledger.is_file() and len(ledger.read_bytes().splitlines()) >= 2):
+        assert time.time() < limit and process.poll() is None
+        time.sleep(0.05)
+    process.send_signal(signal.SIGKILL)
+    process.wait()
+    before = trials(run)
+    assert not (run / "schedule.json").exists()
+    gsearch(tmp_path, "--out", "run", "--no-compare", "--resume")
+    assert trials(run)[: len(before)] == before
+    assert trials(run) == trials(folder / "run")
+    assert Schedule.load(run / "schedule.json") == Schedule.load(folder / "run" / "schedule.json")
+
+
+def test_resume_with_other_settings_is_refused(undisturbed):
+    folder, _ = undisturbed
+    done = subprocess.run(
+        [*VTR_RAY, "gsearch", *SMALL, "--weight", "0.02", "--out", "run", "--resume"],
+        cwd=folder, env=environment(), capture_output=True, text=True, timeout=300,
+    )  # fmt: skip
+    assert done.returncode == 2
+    assert "another search" in done.stderr and len(done.stderr.strip().splitlines()) == 1
+
+
+def test_two_actors_find_the_same(undisturbed, tmp_path):
+    folder, _ = undisturbed
+    gsearch(tmp_path, "--out", "run", "--no-compare", "--actors", "2")
+    assert trials(tmp_path / "run") == trials(folder / "run")
+
+
+def test_as_a_ray_job(tmp_path, undisturbed):
+    """`ray start --head`, then the README's `ray job submit` line; the process started here is ended here."""
+    repository = Path(__file__).parents[1]
+    ray = str(Path(sys.executable).with_name("ray"))
+    token = tmp_path / "token"
+    token.write_text("0" * 64)
+    ports = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "HOME": str(tmp_path)}
+    head = subprocess.Popen(
+        [ray, "start", "--head", "--block", "--port", "26379", "--dashboard-port", "28265", "--num-cpus", "2",
+         "--temp-dir", f"/tmp/vtr{os.getpid()}", "--disable-usage-stats"],
+        env=environment(**ports), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
+    )  # fmt: skip
+    try:
+        more = environment(RAY_API_SERVER_ADDRESS="http://127.0.0.1:28265", **ports)
+        submit = [ray, "job", "submit", "--working-dir", ".", "--", sys.executable, "jobs/gsearch.py", *SMALL]
+        for _ in range(30):
+            done = subprocess.run(
+                [*submit, "--out", str(tmp_path / "run"), "--no-compare"],
+                cwd=repository, env=more, capture_output=True, text=True, timeout=500,
+            )  # fmt: skip
+            if "Failed to connect" not in done.stdout + done.stderr:
+                break
+            time.sleep(2)
+        assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
+        assert re.search(r"[Ss]ucceeded", done.stdout + done.stderr)
+    finally:
+        head.send_signal(signal.SIGTERM)
+        head.wait(timeout=60)
+    folder, _ = undisturbed
+    assert trials(tmp_path / "run") == trials(folder / "run")
+    assert (tmp_path / "vtr_ray" / "mlflow.db").is_file()
