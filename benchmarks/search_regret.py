@@ -4,7 +4,7 @@
     python benchmarks/search_regret.py --first-seed 1000  # seeds to tune on
 
 Per world (`vtr_ray.search.synthetic`) two regrets, in units of 1e-4 of E:
-- schedule: objective (`E - 0.01 mean(r_3..r_L)`) of the greedy-exhaustive schedule minus that of the found one;
+- schedule: `E - 0.01 mean(r_3..r_L)` of the greedy-exhaustive schedule minus that of the found one;
 - layer: mean over searched layers of the best `f` on the layer's whole grid, given the same earlier rates,
   minus `f` of the chosen rate. Never negative.
 Intervals: 95 %, bootstrap over seeds.
@@ -39,9 +39,7 @@ def evenly(world: World, seed: int) -> Found:
 
 def randomly(world: World, seed: int) -> Found:
     rng = np.random.default_rng([seed, 1])
-    return greedy(
-        world, lambda layer, top: rng.permutation(top + (layer == 3))[: TRIALS - (layer > 3)].tolist()
-    )
+    return greedy(world, lambda layer, top: [top, *rng.permutation(top)[: TRIALS - 1].tolist()])
 
 
 def g_search(world: World, seed: int, round_size: int = 1) -> Found:

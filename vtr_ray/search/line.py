@@ -23,14 +23,19 @@ class Line:
         budget: int,
         seeds: Sequence[int],
         scale: float,
+        cliff: float | None = None,
         known: tuple[int, float] | None = None,
     ) -> None:
-        """`points`: the grid in [0, 1], ascending; `budget`: trials; `known`: a free point, its value."""
+        """`points`: the grid in [0, 1], ascending; `budget`: trials; `known`: a free point, its value.
+
+        `scale`, `cliff`: of `propose`.
+        """
         self.points = list(points)
         self.initial = list(initial)
         self.budget = budget
         self.seeds = list(seeds)
         self.scale = scale
+        self.cliff = cliff
         self.values: dict[int, float] = dict([known] if known else [])
         self.tried: set[int] = set(self.values)
         self.free = len(self.values)
@@ -58,7 +63,7 @@ class Line:
         else:
             seed = int(np.random.SeedSequence([*self.seeds, len(self.tried)]).generate_state(1)[0])
             failed = self.tried - set(self.values)
-            chosen = propose(self.points, self.values, failed, min(size, left), seed, self.scale)
+            chosen = propose(self.points, self.values, failed, min(size, left), seed, self.scale, self.cliff)
         self.tried.update(chosen)
         return chosen
 

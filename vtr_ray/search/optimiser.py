@@ -2,6 +2,10 @@
 
 A Gaussian process (BoTorch `SingleTaskGP`, float64, inputs in [0, 1], standardised outcomes) and log expected
 improvement (Ament et al., NeurIPS 2023, arXiv 2310.20708) at every unseen point: no inner optimiser.
+
+A stationary process does not believe in cliffs: after one it expects as much roughness on the plateau. So
+where the caller says what a fall from a plateau is (`cliff`), the process models the plateau alone, and each
+point is weighed by the probability that it lies on it, the edge being anywhere between two tried points.
 """
 
 from __future__ import annotations
@@ -15,6 +19,7 @@ from typing import Any
 # What is known of keeping-rate curves: they turn within a tenth to all of the range; E is deterministic.
 LENGTHSCALE_MEDIAN, LENGTHSCALE_SIGMA, LENGTHSCALE_MIN = 0.3, 0.7, 0.01
 NOISE = 1e-6  # variance, of standardised outcomes
+SAMPLES = 256  # of the process, where several points are proposed
 
 
 def spread(size: int, count: int) -> list[int]:
@@ -31,6 +36,7 @@ def propose(
     count: int = 1,
     seed: int = 0,
     scale: float = 0.01,
+    cliff: float | None = None,
 ) -> list[int]:
     """The `count` unseen points that promise most, the most promising first; fewer where fewer are left.
 
@@ -46,55 +52,86 @@ def propose(
         seed: of the quasi-random samples behind several points.
         scale: gap to the best outcome below which differences matter. The process models
             `-log(1 + gap / scale)`: the order stays, and a cliff does not drown the plateau above it.
+        cliff: a point that lies below the best point, in place and by more than this in value, has fallen
+            off the plateau, and all lower points with it. None: there are no cliffs.
     """
     tried = sorted({*values, *excluded})
     unseen = sorted(set(range(len(points))) - set(tried))
     count = min(count, len(unseen))
     if count == len(unseen):
         return unseen
-    if max(values.values(), default=0.0) - min(values.values(), default=0.0) > 1e-12:
+    edge = _edge(values, cliff)
+    above = [index for index in unseen if index > edge]
+    if len(above) < count:  # the plateau is known to the last point
+        edge, above = -1, unseen
+    plateau = {index: value for index, value in values.items() if index > edge}
+    if max(plateau.values(), default=0.0) - min(plateau.values(), default=0.0) > 1e-12:
         with _calm(seed):
-            chosen = _by_improvement(points, values, unseen, count, seed, scale)
+            chosen = _by_improvement(points, plateau, above, edge, count, seed, scale)
         if chosen is not None:
             return chosen
-    return _furthest(points, tried, unseen, count)
+    return _furthest(points, tried, above, count)
+
+
+def _edge(values: Mapping[int, float], cliff: float | None) -> int:
+    """The highest tried index that has fallen off the plateau; -1 where none has."""
+    if cliff is None or not values:
+        return -1
+    top = max(values.values())
+    best = min(index for index, value in values.items() if value == top)
+    return max((index for index, value in values.items() if index < best and top - value > cliff), default=-1)
 
 
 def _by_improvement(
     points: Sequence[float],
     values: Mapping[int, float],
     unseen: list[int],
+    edge: int,
     count: int,
     seed: int,
     scale: float,
 ) -> list[int] | None:
-    """The proposal of the Gaussian process; None where its numbers fail."""
+    """The proposal of the Gaussian process on `values`; None where its numbers fail.
+
+    `edge`: the index that has fallen off the plateau, below all of `values` and `unseen`; -1: none.
+    """
     import torch
-    from botorch.acquisition import LogExpectedImprovement, qLogExpectedImprovement
+    from botorch.acquisition import GenericMCObjective, LogExpectedImprovement, qLogExpectedImprovement
     from botorch.sampling import SobolQMCNormalSampler
     from linear_operator.utils.errors import NanError, NotPSDError
 
+    def column(indices: Sequence[int]) -> torch.Tensor:
+        return torch.tensor([[points[index]] for index in indices], dtype=torch.float64)
+
     seen = sorted(values)
     best = max(values.values())
-    x = torch.tensor([[points[index]] for index in seen], dtype=torch.float64)
     y = torch.tensor([[-math.log1p((best - values[index]) / scale)] for index in seen], dtype=torch.float64)
-    model = _fitted(x, y)
+    low, high = (points[edge], points[seen[0]]) if edge >= 0 else (-2.0, -1.0)
+    # The plateau's edge, anywhere between `low` and `high`: one place for each sample of the process.
+    places = low + (high - low) * (torch.randperm(SAMPLES, dtype=torch.float64) + 0.5) / SAMPLES
+
+    def on_plateau(samples: torch.Tensor, X: torch.Tensor) -> torch.Tensor:
+        fallen = X[..., 0] < places.view(-1, *[1] * (X.dim() - 1))
+        return torch.where(fallen, y.min() - 10.0, samples[..., 0])
+
     chosen: list[int] = []
     left = list(unseen)
     try:
+        model = _fitted(column(seen), y)
         while len(chosen) < count:
-            if not chosen:
-                acquisition = LogExpectedImprovement(model, best_f=y.max())
-            else:
-                acquisition = qLogExpectedImprovement(
-                    model,
-                    best_f=y.max(),
-                    sampler=SobolQMCNormalSampler(torch.Size([256]), seed=seed),
-                    X_pending=torch.tensor([[points[index]] for index in chosen], dtype=torch.float64),
-                )
-            candidates = torch.tensor([[[points[index]]] for index in left], dtype=torch.float64)
+            candidates = column(left)
             with torch.no_grad():
-                gains = acquisition(candidates)
+                if not chosen:
+                    gains = LogExpectedImprovement(model, best_f=y.max())(candidates[:, None])
+                    gains += torch.log(((candidates[:, 0] - low) / (high - low)).clamp(max=1))
+                else:
+                    gains = qLogExpectedImprovement(
+                        model,
+                        best_f=y.max(),
+                        sampler=SobolQMCNormalSampler(torch.Size([SAMPLES]), seed=seed),
+                        objective=GenericMCObjective(on_plateau),
+                        X_pending=column(chosen),
+                    )(candidates[:, None])
             if not bool(torch.isfinite(gains).all()):
                 return None
             chosen.append(left.pop(int(gains.argmax())))

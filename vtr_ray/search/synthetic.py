@@ -5,8 +5,8 @@ vision tokens that it needs, falling along the layers as a sigmoid (assumption 2
 
 - `smooth`: `E = floor + (top - floor) * min_i logistic((r_i - c_i) / width)`, an endless number of samples;
 - `sampled`: a finite number of questions, each right while `r_i` reaches its own need at every layer; needs
-  lie around the cliff, a few anywhere, so E moves in steps of `1 / samples` over a sloping plateau and
-  never rises when tokens leave;
+  lie around the cliff, in most worlds a few anywhere, so E moves in steps of `1 / samples` over a sloping
+  plateau and never rises when tokens leave;
 - `fickle`: as `sampled`, but one question in 50 flips to and fro with the rates, as real ones do, so that
   E has many small peaks.
 """
@@ -49,7 +49,7 @@ class World:
         """E of the schedule with these `L` rates; the first two layers do not matter."""
         r = np.asarray(rates, dtype=np.float64)[2:]
         if self.kind == "smooth":
-            gate = 1 / (1 + np.exp((self.cliffs[2:] - r) / self.width))
+            gate = 1 / (1 + np.exp(np.minimum((self.cliffs[2:] - r) / self.width, 700)))
             return float(self.floor + (self.top - self.floor) * gate.min())
         right = (r + 1e-9 >= self.needs[:, 2:]).all(axis=1)
         if self.kind == "fickle":
@@ -70,9 +70,12 @@ def draw(kind: Kind, seed: int, num_layers: int = 12, vision_tokens: int = 144, 
     cliffs = rng.uniform(0.1, 0.9) * curve / curve[2]
     floor, top = rng.uniform(0.2, 0.5), rng.uniform(0.7, 0.98)
 
-    around = cliffs * np.exp(rng.normal(0, rng.uniform(0.02, 0.15), size=(samples, 1)))
+    # From cliffs of a single token to gentle ones, from flat plateaus to sloping ones.
+    width, blur = np.exp(rng.uniform(np.log([0.0005, 0.002]), np.log([0.05, 0.15])))
+    around = cliffs * np.exp(rng.normal(0, blur, size=(samples, 1)))
     anywhere = rng.uniform(size=(samples, 1)) * curve / curve[2]
-    needs = np.minimum(np.where(rng.uniform(size=(samples, 1)) < 0.06, anywhere, around), 1)
+    slope = max(0.0, rng.uniform(-0.04, 0.08))
+    needs = np.minimum(np.where(rng.uniform(size=(samples, 1)) < slope, anywhere, around), 1)
     fate = rng.uniform(size=(samples, 1))
     needs = np.where(fate < floor, 0.0, np.where(fate < top, needs, 2.0))
     return World(
@@ -82,7 +85,7 @@ def draw(kind: Kind, seed: int, num_layers: int = 12, vision_tokens: int = 144, 
         cliffs=cliffs,
         floor=floor,
         top=top,
-        width=rng.uniform(0.004, 0.05),
+        width=float(width),
         needs=needs,
         frequencies=rng.uniform(2, 8, size=(samples, num_layers)),
         phases=rng.uniform(0, 2 * np.pi, size=(samples, num_layers)),
@@ -128,7 +131,7 @@ def greedy(
 
 
 def layer_regrets(world: World, rates: Sequence[float], stride: int = 3, weight: float = 0.01) -> list[float]:
-    """Per searched layer, how far `f` of the chosen rate is below the best of the grid after the same rates."""
+    """Per searched layer, the best `f` on its grid after the same earlier rates minus `f` of its rate."""
     regrets, top = [], world.vision_tokens
     for layer in range(3, world.num_layers + 1, stride):
         if top == 0:
