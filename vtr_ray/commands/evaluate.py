@@ -35,6 +35,6 @@ def evaluate(
         raise InputError("a model of your own needs samples: give --samples FILE.json and --images DIR")
     with connected(), pool_options.open(model, data, "evaluate") as pool:
         rows = compare_schedules(pool, loaded)
-    console.print(comparison_table(rows, len(data)))
+    console.print(comparison_table(rows, len(data.set)))
     console.print(sources_table(rows))
     return rows

@@ -10,9 +10,14 @@ from pathlib import Path
 
 from rich.console import Console
 
-from vtr_ray.commands.inputs import ModelOptions, PoolOptions, search_samples, test_samples
+from vtr_ray.commands.inputs import (
+    ModelOptions,
+    PoolOptions,
+    Samples,
+    search_samples,
+    test_samples,
+)
 from vtr_ray.errors import InputError
-from vtr_ray.evaluation.samples import SampleSet
 from vtr_ray.report.comparison import (
     Row,
     compare_schedules,
@@ -103,11 +108,11 @@ def gsearch(
                     **asdict(search_options),
                 },
                 seed=search_options.seed,
-                samples=samples.fingerprint,
+                samples=samples.set.fingerprint,
             )
             console.print(
                 f"G-Search on {model.model}: {pool.num_layers} layers, {pool.vision_tokens} vision tokens, "
-                f"{len(samples)} search samples, at most {search.total_trials} trials. Run: {out}",
+                f"{len(samples.set)} search samples, at most {search.total_trials} trials. Run: {out}",
                 soft_wrap=True,
             )
             with Display(console) as display:
@@ -120,10 +125,10 @@ def gsearch(
         if run.compare and test is not None:
             with pool_options.open(model, test, "test") as pool:
                 rows = _compare(pool, found, search_options.seed, console)
-        _record(found, rows if run.compare else [], out, len(test or samples))
+        _record(found, rows if run.compare else [], out, len((test or samples).set))
         tracker.notify()
         if run.compare:
-            console.print(comparison_table(rows, len(test or samples)))
+            console.print(comparison_table(rows, len((test or samples).set)))
             console.print(sources_table(rows))
     _say_where(console, found, out, ui, time.monotonic() - began)
     return out
@@ -182,9 +187,9 @@ def _run_directory(run: RunOptions) -> Path:
     return root / time.strftime("gsearch-%Y%m%d-%H%M%S")
 
 
-def _say_skipped(console: Console, *sets: SampleSet | None) -> None:
-    for one in sets:
-        if one is not None and one.skipped:
+def _say_skipped(console: Console, *read: Samples | None) -> None:
+    for one in (samples.set for samples in read if samples is not None):
+        if one.skipped:
             names = "; ".join(f"{skipped.name}: {skipped.reason}" for skipped in one.skipped[:5])
             more = f"; and {len(one.skipped) - 5} more" if len(one.skipped) > 5 else ""
             console.print(f"{one.where}: skipped {len(one.skipped)} samples ({names}{more})", soft_wrap=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from vtr_ray import embedded
@@ -41,6 +42,14 @@ class ModelOptions:
 
 
 @dataclass(frozen=True)
+class Samples:
+    """A sample set, and how an actor loads it itself: Ray cannot restart an actor with large arguments."""
+
+    set: SampleSet
+    load: Callable[[], SampleSet]
+
+
+@dataclass(frozen=True)
 class PoolOptions:
     """How many evaluator actors, and what each holds; None: an even share of the machine or cluster."""
 
@@ -48,12 +57,12 @@ class PoolOptions:
     cpus: float | None = None
     gpus: float | None = None
 
-    def open(self, model: ModelOptions, samples: SampleSet, name: str) -> EvaluatorPool:
+    def open(self, model: ModelOptions, samples: Samples, name: str) -> EvaluatorPool:
         """Starts the actors. Ray must be connected."""
         cpus, gpus = fair_share(self.actors)
         factory = EvaluatorSpec(
             model=model.path,
-            samples=samples,
+            samples=samples.load,
             batch_size=model.batch,
             dtype=model.dtype,
             attn=model.attn,
@@ -68,12 +77,12 @@ class PoolOptions:
         )
 
 
-def search_samples(model: ModelOptions, file: Path | None, images: Path | None) -> SampleSet:
+def search_samples(model: ModelOptions, file: Path | None, images: Path | None) -> Samples:
     """The search split: a LLaVA-format file, or the embedded one."""
     return _samples(model, file, images, embedded.search_tasks, "--samples")
 
 
-def test_samples(model: ModelOptions, file: Path | None, images: Path | None) -> SampleSet | None:
+def test_samples(model: ModelOptions, file: Path | None, images: Path | None) -> Samples | None:
     """The held-out samples, or None where a user's own model comes without."""
     if file is None and model.model != EMBEDDED:
         return None
@@ -82,9 +91,14 @@ def test_samples(model: ModelOptions, file: Path | None, images: Path | None) ->
 
 def _samples(
     model: ModelOptions, file: Path | None, images: Path | None, tasks: Callable[[], list[str]], option: str
-) -> SampleSet:
+) -> Samples:
     if file is not None:
-        return load_llava(file, images)
+        folder = None if images is None else images.absolute()
+        return _loaded(partial(load_llava, file.absolute(), folder))
     if model.model != EMBEDDED:
         raise InputError(f"a model of your own needs samples: give {option} FILE.json and --images DIR")
-    return load_tasks(tasks(), embedded.TASKS_FOLDER)
+    return _loaded(partial(load_tasks, tasks(), embedded.TASKS_FOLDER))
+
+
+def _loaded(load: Callable[[], SampleSet]) -> Samples:
+    return Samples(load(), load)

@@ -128,7 +128,7 @@ class Teacher:
         self.tasks = list(weights)
         self.weights = list(weights.values())
         self.easy = EasyVQA(held_out) if "easy_vqa" in weights else None
-        self.vocabulary = tokenizer.get_vocab()
+        self.vocabulary: dict[str, int] = tokenizer.get_vocab()
         self.answer = tokenizer.convert_tokens_to_ids(ANSWER)
         self.image_token = tokenizer.convert_tokens_to_ids("<image>")
         self._question_ids: dict[str, list[int]] = {}

@@ -12,13 +12,13 @@ import math
 import os
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import nn
+from torch import multiprocessing, nn
 from torch.nn import functional as F
 
 from vtr_ray.embedded.architecture import build_model, build_processor
@@ -147,7 +147,7 @@ class Trainer:
                     figures |= {"loss": answers.item()}
                     figures["tokens"] = (logits.argmax(-1) == targets).float().mean().item()
                     loss = answers + recipe.eyes_weight * loss
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             self._average_gradients(parameters.values())
             figures["norm"] = nn.utils.clip_grad_norm_(parameters.values(), recipe.clip).item()
             for optimizer in optimizers:
@@ -213,12 +213,13 @@ class Trainer:
         flat = torch.cat([g.reshape(-1) for g in gradients])
         dist.all_reduce(flat)
         flat /= self.world
-        for gradient, part in zip(gradients, flat.split([g.numel() for g in gradients]), strict=True):
+        parts = torch.split(flat, [gradient.numel() for gradient in gradients])
+        for gradient, part in zip(gradients, parts, strict=True):
             gradient.copy_(part.view_as(gradient))
 
     def _to_device(self, batch: Batch) -> Batch:
-        moved = {k: v.to(self.device) if isinstance(v, torch.Tensor) else v for k, v in vars(batch).items()}
-        return Batch(**moved)
+        tensors = {k: v.to(self.device) for k, v in vars(batch).items() if isinstance(v, torch.Tensor)}
+        return replace(batch, **tensors)
 
     # ---- files
 
@@ -279,7 +280,7 @@ def train(
     if processes == 1:
         _work(0, *arguments)
     else:
-        torch.multiprocessing.spawn(_work, args=arguments, nprocs=processes)
+        multiprocessing.spawn(_work, args=arguments, nprocs=processes)  # type: ignore[no-untyped-call]
 
 
 def _work(

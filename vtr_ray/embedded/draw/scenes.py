@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from PIL import ImageDraw
@@ -101,7 +102,7 @@ def scene(rng: random.Random) -> Picture:
     return picture
 
 
-_SIDES = {
+_SIDES: dict[str, Callable[[_Thing], float]] = {
     "leftmost": lambda thing: thing.x,
     "rightmost": lambda thing: -thing.x,
     "top": lambda thing: thing.y,
