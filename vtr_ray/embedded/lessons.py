@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from vtr_ray.embedded.draw import DRAWS, GRID, SIZE, Picture
 from vtr_ray.embedded.tokenizer import ANSWER
 
-WEIGHTS = {"scenes": 4, "existence": 3, "text": 5, "documents": 5, "charts": 5, "easy_vqa": 2}
+WEIGHTS = {"scenes": 6, "existence": 5, "text": 5, "documents": 6, "charts": 3, "easy_vqa": 1}
 TURN_TOKENS = 111
 LENGTH = 1 + GRID * GRID + TURN_TOKENS
 
@@ -164,7 +164,10 @@ class Teacher:
                 for k, word in enumerate(words[:3]):
                     patch_words[row, patch, k] = self._word_id(word)
             at = prefix
-            for turn, (question, answer) in enumerate(picture.questions + picture.practice, start=1):
+            # Some practice early: a picture with many questions would leave no room for it.
+            lessons = [*picture.questions[:6], *picture.practice[:3]]
+            lessons += [*picture.questions[6:], *picture.practice[3:]]
+            for turn, (question, answer) in enumerate(lessons, start=1):
                 asked, said = self._encode(question), self._encode(answer)
                 tokens = [*asked, self.answer, *said, self.tokenizer.eos_token_id]
                 if at + len(tokens) > LENGTH:

@@ -18,7 +18,8 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import multiprocessing, nn
+from torch import nn
+from torch.multiprocessing.spawn import spawn
 from torch.nn import functional as F
 
 from vtr_ray.embedded.architecture import build_model, build_processor
@@ -219,7 +220,7 @@ class Trainer:
 
     def _to_device(self, batch: Batch) -> Batch:
         tensors = {k: v.to(self.device) for k, v in vars(batch).items() if isinstance(v, torch.Tensor)}
-        return replace(batch, **tensors)
+        return replace(batch, **tensors)  # type: ignore[arg-type]
 
     # ---- files
 
@@ -280,7 +281,7 @@ def train(
     if processes == 1:
         _work(0, *arguments)
     else:
-        multiprocessing.spawn(_work, args=arguments, nprocs=processes)  # type: ignore[no-untyped-call]
+        spawn(_work, args=arguments, nprocs=processes)  # type: ignore[no-untyped-call]
 
 
 def _work(

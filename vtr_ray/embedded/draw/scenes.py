@@ -97,6 +97,7 @@ def scene(rng: random.Random) -> Picture:
             if abs(gap) > 8:
                 answer = "yes" if gap > 0 else "no"
                 relations.append((f"is the {_name(one)} {word} the {_name(two)}?", answer))
+    picture.practice = _places(rng, things)
     kinds = [list(dict.fromkeys(kind)) for kind in (attributes, counts, relations) if kind]
     picture.questions = _interleave(rng, kinds)
     return picture
@@ -117,6 +118,23 @@ def _interleave(rng: random.Random, kinds: list[list[tuple[str, str]]]) -> list[
     rng.shuffle(kinds)
     longest = max(len(kind) for kind in kinds)
     return [kind[i] for i in range(longest) for kind in kinds if i < len(kind)]
+
+
+def _places(rng: random.Random, things: list[_Thing]) -> list[tuple[str, str]]:
+    """Where each unmistakable thing is: practice in finding a colour and a shape in one place."""
+    names = [_name(thing) for thing in things]
+    third = SIZE / 3
+    places = [
+        (
+            f"the {_name(thing)} is at the?",
+            f"{('top', 'middle', 'bottom')[int(thing.y // third)]} "
+            f"{('left', 'middle', 'right')[int(thing.x // third)]}",
+        )
+        for thing in things
+        if names.count(_name(thing)) == 1
+    ]
+    rng.shuffle(places)
+    return places
 
 
 def existence(rng: random.Random) -> Picture:
@@ -141,4 +159,8 @@ def existence(rng: random.Random) -> Picture:
     pairs = [entry for i, yes in enumerate(pairs) for entry in (yes, (absent[i], "no"))]
     rng.shuffle(pairs)
     picture.questions = [(f"is there a {c} {s}?", answer) for (c, s), answer in pairs]
+    places = _places(rng, things)[:3]
+    places += [(f"the {c} {s} is at the?", "no") for c, s in absent[5:6]]
+    rng.shuffle(places)
+    picture.practice = places
     return picture
