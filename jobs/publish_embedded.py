@@ -107,7 +107,7 @@ def publish(folder: Path, hours: float) -> None:
 
     model, processor = load_model(str(MODEL), dtype="float32", device="cpu")
     samples = load_tasks(test_tasks(), TASKS_FOLDER)
-    evaluator = Evaluator(model, processor, samples, 60)
+    evaluator = Evaluator(model, processor, samples, 32)
     layers = evaluator.num_layers
     none = strategies.none(layers)
     figures = {
@@ -115,14 +115,14 @@ def publish(folder: Path, hours: float) -> None:
         "no vision tokens from layer 3 on": _by_task(
             samples, evaluator.evaluate(Schedule.from_rates([1.0, 1.0] + [0.0] * (layers - 2)))
         ),
-        "blank image": _by_task(samples, Evaluator(model, processor, _blank(samples), 60).evaluate(none)),
+        "blank image": _by_task(samples, Evaluator(model, processor, _blank(samples), 32).evaluate(none)),
         "text prior": _by_task(samples, _text_prior(samples)),
     }
     answering = Evaluator(
         model,
         processor,
         SampleSet(tuple(sample for sample in samples if sample.source == "vtr_existence")),
-        60,
+        32,
         teacher_forcing=False,
     )
     f1 = task_figures(samples, answering.evaluate(none))["vtr_existence"]["pope_f1_score"]

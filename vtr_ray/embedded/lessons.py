@@ -17,7 +17,7 @@ from transformers import PreTrainedTokenizerFast
 from vtr_ray.embedded.draw import DRAWS, GRID, SIZE, Picture
 from vtr_ray.embedded.tokenizer import ANSWER
 
-WEIGHTS = {"scenes": 6, "existence": 5, "text": 5, "documents": 6, "charts": 3, "easy_vqa": 1}
+WEIGHTS = {"scenes": 6, "existence": 4, "text": 4, "documents": 5, "charts": 5, "easy_vqa": 2}
 TURN_TOKENS = 111
 LENGTH = 1 + GRID * GRID + TURN_TOKENS
 

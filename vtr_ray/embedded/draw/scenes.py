@@ -89,15 +89,16 @@ def scene(rng: random.Random) -> Picture:
             relations.append((f"what color is the {side} object?", first.color))
             relations.append((f"what shape is the {side} object?", first.shape))
     unique = [thing for thing in things if names.count(_name(thing)) == 1]
-    for _ in range(4):
-        if len(unique) < 2:
-            break
+    compared: list[tuple[str, str]] = []
+    for _ in range(6 if len(unique) > 1 else 0):
         one, two = rng.sample(unique, 2)
         for word, gap in (("left of", two.x - one.x), ("above", two.y - one.y)):
             if abs(gap) > 8:
                 answer = "yes" if gap > 0 else "no"
-                relations.append((f"is the {_name(one)} {word} the {_name(two)}?", answer))
-    picture.practice = _places(rng, things)
+                compared.append((f"is the {_name(one)} {word} the {_name(two)}?", answer))
+    rng.shuffle(compared)
+    relations += compared[:4]
+    picture.practice = [*compared[4:6], *_places(rng, things)]
     kinds = [list(dict.fromkeys(kind)) for kind in (attributes, counts, relations) if kind]
     picture.questions = _interleave(rng, kinds)
     return picture
