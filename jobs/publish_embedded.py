@@ -46,10 +46,12 @@ be answered from their text.
 `python jobs/train_embedded.py FOLDER`, then `python jobs/publish_embedded.py FOLDER`. Seeds: weights and
 the first stage's pictures {seed}, the second stage's {next_seed}. First the encoder and the projector
 alone: each patch's vision token must point at the word embeddings of what the patch shows ({eyes_steps}
-steps of {eyes_batch}). Then everything, on several question-answer turns per image in one sequence,
-masked so that each turn sees only the image and itself ({mind_steps} steps of {mind_batch}), the patch
-targets kept as a side task. Matrices: Muon, the rest: AdamW; cosine schedules; bfloat16 autocast on two
-CPU cores, {hours:.1f} hours. All numbers are in `vtr_ray.embedded.training.Recipe`.
+steps of {eyes_batch}). Then everything, on several question-answer turns per image in one sequence, masked
+so that each turn sees only the image and itself (a cosine over {mind_steps} steps of {mind_batch}, of which
+these weights have taken {step}), the patch targets kept as a side task. Matrices: Muon, the rest: AdamW;
+bfloat16 autocast on two CPU cores, {hours:.1f} hours. All numbers are in `vtr_ray.embedded.training.Recipe`.
+
+{history}
 
 ## Accuracy, as measured
 
@@ -63,6 +65,14 @@ F1 on existence: {f1:.3f}. *Blank image*: the picture replaced by a white one. *
 frequent answer to the same question among 30 000 training pictures, whatever the picture; what a model
 without eyes could reach.
 """
+
+HISTORY = """What was tried. With the second stage at the first one's learning rate (5e-3) and a weight of 0.3 for the
+patch targets, the share of patches fully right fell from 0.94 to 0.65 within 300 steps, and the loss stood at 0.9;
+at 2e-3 and a weight of 1 it stayed at 0.9. Without practice questions on where a colour and a shape meet ("the red
+circle is at the?"), existence stood at chance (0.50) and documents at 0.22 after 750 steps; these questions came in
+at that step, and both were learnt by step 1500. More comparisons of two things' places, and a heavier share of charts,
+came in at step 1750. So a run of the recipe as it stands now sees these from its first step, and is not bit for bit
+the run behind these weights."""
 
 
 def _by_task(samples: SampleSet, outcomes: list[Outcome]) -> dict[str, float]:
@@ -135,6 +145,8 @@ def publish(folder: Path, hours: float) -> None:
     card = CARD.format(
         parameters=sum(parameter.numel() for parameter in model.parameters()),
         hours=hours,
+        history=HISTORY,
+        step=state["step"],
         next_seed=recipe["seed"] + 1,
         tasks=" | ".join(TASKS),
         dashes=" | ".join("---" for _ in TASKS),
