@@ -7,9 +7,11 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import ray
@@ -24,6 +26,7 @@ from vtr_ray.tuning.cluster import connected
 from vtr_ray.tuning.directory import LEDGER, Entry, read_ledger
 from vtr_ray.tuning.progress import Progress
 from vtr_ray.tuning.run import run_search
+from vtr_ray.tuning.trials import AskTell
 
 pytestmark = pytest.mark.slow
 DRIVER = Path(__file__).with_name("tuning_driver.py")
@@ -152,7 +155,19 @@ def test_a_users_mistake_in_a_trial_arrives_as_one_line(tmp_path: Path) -> None:
         run_search(toys.new_search(), wrong, tmp_path / "run", toys.SETTINGS)
 
 
-def test_a_killed_actor_is_not_noticed(tmp_path: Path) -> None:
+def test_a_killed_actor_and_a_killed_trial_are_not_noticed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    trials: list[int] = []  # process ids, as Tune reports them
+    complete = AskTell.on_trial_complete
+
+    def listen(
+        self: AskTell, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
+    ) -> None:
+        trials.extend([result["pid"]] if result else [])
+        complete(self, trial_id, result, error)
+
+    monkeypatch.setattr(AskTell, "on_trial_complete", listen)
     search = toys.new_search(iterations=1)
     with EvaluatorPool(toys.Make(0.05), actors=2, cpus=0.5) as pool:
         victim = pool.pids()[0]
@@ -160,12 +175,16 @@ def test_a_killed_actor_is_not_noticed(tmp_path: Path) -> None:
         def kill() -> None:
             toys.wait_for_lines(tmp_path / "run" / LEDGER, 4)
             os.kill(victim, signal.SIGKILL)
+            toys.wait_for_lines(tmp_path / "run" / LEDGER, 8)
+            os.kill(trials[0], signal.SIGKILL)
 
         killer = threading.Thread(target=kill)
         killer.start()
         found = run_search(search, pool, tmp_path / "run", toys.SETTINGS)
         killer.join()
-        assert pool.pids()[0] != victim
+        assert pool.pids()[0] != victim and len(set(trials)) == 2
+    time.sleep(0.5)  # Ray hears of deaths late
+    assert capfd.readouterr() == ("", "")
     assert [(e.trial, e.score) for e in found.entries] == toys.undisturbed(toys.new_search(iterations=1))
 
 
@@ -195,7 +214,7 @@ def drive(*arguments: object, **environment: str) -> subprocess.Popen[str]:
     )
 
 
-@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
 def test_an_ended_driver_resumes_to_the_undisturbed_result(
     pool: EvaluatorPool, tmp_path: Path, signum: signal.Signals
 ) -> None:

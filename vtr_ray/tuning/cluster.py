@@ -14,6 +14,7 @@ from types import FrameType
 
 import ray
 from ray._private import ray_constants
+from ray._private import worker as ray_worker
 from ray._raylet import Config  # type: ignore[attr-defined]
 from ray.exceptions import RayError
 
@@ -45,7 +46,7 @@ def connected(cpus: int | None = None) -> Iterator[None]:
             yield
         return
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-    with interruptible():
+    with interruptible(), _silence():
         try:
             address = os.environ.get("RAY_ADDRESS", "")
             if address and address != "local":
@@ -54,6 +55,10 @@ def connected(cpus: int | None = None) -> Iterator[None]:
                 _start(cpus)
             with interruptible():  # again: ray.init takes SIGTERM for itself
                 yield
+        except SystemExit as error:
+            if error.code == signal.SIGTERM:  # Ray's handler, while it started
+                raise Interrupted(signal.SIGTERM) from None
+            raise
         finally:
             ray.shutdown()
 
@@ -94,6 +99,17 @@ def interruptible() -> Iterator[None]:
             signal.signal(signum, old if old is not None else signal.SIG_DFL)
 
 
+@contextmanager
+def _silence() -> Iterator[None]:
+    """Keeps Ray from printing each death of a worker, which `log_to_driver=False` leaves."""
+    printer = ray_worker.print_to_stdstream
+    ray_worker.print_to_stdstream = lambda *_, **__: None
+    try:
+        yield
+    finally:
+        ray_worker.print_to_stdstream = printer
+
+
 def _start(cpus: int | None) -> None:
     os.environ.setdefault("RAY_AUTH_MODE", "token")
     Config.initialize("")  # Ray read the mode when it was imported
@@ -103,21 +119,28 @@ def _start(cpus: int | None) -> None:
     # Ray's only switch for loopback addresses; it is meant for desktops, where Ray runs on one machine.
     ray_constants.ENABLE_RAY_CLUSTER, os.environ[switch] = False, "0"
     try:
-        # "local": without it Ray joins whatever cluster somebody started on this machine.
-        ray.init(
-            address="local",
-            num_cpus=cpus,
-            include_dashboard=False,
-            logging_level=logging.ERROR,
-            log_to_driver=False,
-            object_store_memory=_STORE,
-        )
+        try:
+            _init_here(cpus)
+        except Exception:  # Ray gives its processes 30 s, which a machine under load may exceed once
+            ray.shutdown()
+            _init_here(cpus)
     finally:
         ray_constants.ENABLE_RAY_CLUSTER = before
         if variable is None:
             del os.environ[switch]
         else:
             os.environ[switch] = variable
+
+
+def _init_here(cpus: int | None) -> None:
+    ray.init(
+        address="local",  # without it Ray joins whatever cluster somebody started on this machine
+        num_cpus=cpus,
+        include_dashboard=False,
+        logging_level=logging.ERROR,
+        log_to_driver=False,
+        object_store_memory=_STORE,
+    )
 
 
 def _join(address: str) -> None:
