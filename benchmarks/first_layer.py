@@ -29,7 +29,7 @@ WEIGHT, INITIAL, ITERATIONS, SEEDS = 0.01, 10, 5, range(20)
 def measure(console: Console) -> dict[str, object]:
     """E of the embedded search split with layers 3..L keeping n of 144 tokens, for every n."""
     samples = load_tasks(embedded.search_tasks(), embedded.TASKS_FOLDER)
-    evaluator = EvaluatorSpec(str(embedded.MODEL), samples, batch_size=32).build()
+    evaluator = EvaluatorSpec(str(embedded.MODEL), samples, batch_size=16).build()
     layers, tokens = evaluator.num_layers, evaluator.vision_tokens
     began = time.perf_counter()
     curve = []

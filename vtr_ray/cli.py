@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -44,7 +45,7 @@ def gsearch(
     test_images: Images = None,
     dtype: Dtype = "auto",
     attn: Attn = "sdpa",
-    batch: Batch = 32,
+    batch: Batch = 16,
     max_pixels: MaxPixels = None,
     stride: Annotated[int, Option(help="layers from one searched layer to the next")] = 3,
     initial: Annotated[int, Option(help="uniformly spread points per layer")] = 10,
@@ -87,7 +88,7 @@ def evaluate(
     images: Images = None,
     dtype: Dtype = "auto",
     attn: Attn = "sdpa",
-    batch: Batch = 32,
+    batch: Batch = 16,
     max_pixels: MaxPixels = None,
     actors: Actors = 1,
     cpus: Cpus = None,
@@ -158,7 +159,7 @@ def _console() -> Any:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point. Exit status 2 and one line for a user's mistake, 130 after an interrupt."""
+    """Entry point. Exit status 2 and one line for a user's mistake, 128 + signal after an interrupt."""
     os.environ.setdefault("LOGURU_LEVEL", "WARNING")  # lmms-eval's debug lines
     try:
         status = typer.main.get_command(app).main(arguments and list(arguments), standalone_mode=False)
@@ -166,7 +167,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         _fail(str(error))
     except KeyboardInterrupt as error:
         print(f"vtr-ray: interrupted ({error or 'Ctrl-C'}); --resume goes on", file=sys.stderr)
-        sys.exit(130)
+        sys.exit(128 + getattr(error, "signum", signal.SIGINT))
     except Exception as error:
         # typer keeps its own copy of click; its errors all know how to say what is wrong.
         if not hasattr(error, "format_message"):

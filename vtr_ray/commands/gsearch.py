@@ -93,7 +93,8 @@ def gsearch(
     samples = search_samples(model, data.samples, data.images)
     test = test_samples(model, data.test, data.test_images) if run.compare else None
     _say_skipped(console, samples, test)
-    with connected(), Tracker(out, uri, warn=lambda text: console.print(text, soft_wrap=True)) as tracker:
+    # The tracker first: creating a store takes as long as Ray takes to start, in the background.
+    with Tracker(out, uri, warn=lambda text: console.print(text, soft_wrap=True)) as tracker, connected():
         with pool_options.open(model, samples, "search") as pool:
             search = GSearch(
                 num_layers=pool.num_layers, vision_tokens=pool.vision_tokens, **asdict(search_options)

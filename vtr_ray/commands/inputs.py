@@ -27,7 +27,7 @@ class ModelOptions:
     model: str = EMBEDDED
     dtype: str = "auto"
     attn: str = "sdpa"
-    batch: int = 32
+    batch: int = 16
     max_pixels: int | None = None
 
     @property
