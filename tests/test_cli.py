@@ -34,7 +34,7 @@ def test_directory_without_a_checkpoint(capsys, tmp_path):
 
 
 def test_family_not_supported(capsys, tmp_path):
-    LlamaConfig(num_hidden_layers=2).save_pretrained(tmp_path / "llama")
+    LlamaConfig(num_hidden_layers=2, architectures=["LlamaForCausalLM"]).save_pretrained(tmp_path / "llama")
     line = refused(capsys, "gsearch", "--model", str(tmp_path / "llama"), "--samples", "x.json")
     assert "Llama" in line and "LlavaForConditionalGeneration" in line
 

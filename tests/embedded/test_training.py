@@ -8,7 +8,7 @@ from vtr_ray.embedded.architecture import build_model, build_processor
 from vtr_ray.embedded.lessons import LENGTH, Teacher
 from vtr_ray.embedded.training import Recipe, train
 
-SMALL = Recipe(eyes_steps=3, eyes_batch=4, mind_steps=4, mind_batch=4, warmup=2)
+SMALL = Recipe(eyes_steps=3, eyes_batch=4, mind_steps=4, mind_batch=4, habit_steps=3, warmup=2)
 
 
 @pytest.fixture(scope="module")
@@ -71,14 +71,14 @@ def test_stopped_and_resumed_is_the_undisturbed_training(tmp_path):
     never = float("inf")
     whole = run("whole", never)
     # Time that is up already stops after one step, whichever stage it is in.
-    parts = run("parts", 0, 0, 0, 0, never)
+    parts = run("parts", 0, 0, 0, 0, 0, 0, never)
     assert whole.keys() == parts.keys()
     for name, weight in whole.items():
         assert weight.equal(parts[name]), name
     stages = [
         json.loads(line)["stage"] for line in (tmp_path / "whole" / "log.jsonl").read_text().splitlines()
     ]
-    assert "mind" in stages
+    assert {"mind", "habit"} <= set(stages)
     assert not torch.equal(
         whole["model.language_model.layers.0.self_attn.q_proj.weight"],
         build_model(build_processor().tokenizer, replace(SMALL).seed).state_dict()[

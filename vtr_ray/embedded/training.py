@@ -2,7 +2,8 @@
 
 Stage `eyes` trains encoder and projector so that each patch points at the word embeddings of what it shows.
 Stage `mind` trains everything on several question-answer turns per image, with the patch targets as a side
-task.
+task. Stage `habit` goes on with that and asks one question per image under a random schedule as well, so that
+the instruction's attention learns to point at what matters.
 """
 
 from __future__ import annotations
@@ -10,6 +11,7 @@ from __future__ import annotations
 import json
 import math
 import os
+import random
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -22,25 +24,32 @@ from torch import nn
 from torch.multiprocessing.spawn import spawn
 from torch.nn import functional as F
 
-from vtr_ray.embedded.architecture import build_model, build_processor
+from vtr_ray.embedded.architecture import LAYERS, build_model, build_processor
 from vtr_ray.embedded.lessons import Batch, Teacher
+from vtr_ray.reduction import reduce_vision_tokens
+from vtr_ray.schedule import Schedule
+
+STAGES = ("eyes", "mind", "habit")
 
 
 @dataclass(frozen=True)
 class Recipe:
     """Every number of the recipe.
 
-    Batches are global: they are split over the processes. eyes_lr, mind_lr: of the matrices (Muon); all else
-    (AdamW) learns at `other_lr` times that. eyes_weight: of the patch targets in stage `mind`.
+    Batches are global: they are split over the processes; stage `habit` takes `mind_batch`. eyes_lr, mind_lr,
+    habit_lr: of the matrices (Muon); all else (AdamW) learns at `other_lr` times that. eyes_weight: of the
+    patch targets after stage `eyes`.
     """
 
     seed: int = 0
     eyes_steps: int = 1600
     eyes_batch: int = 64
     eyes_lr: float = 5e-3
-    mind_steps: int = 3000
+    mind_steps: int = 2500
     mind_batch: int = 32
     mind_lr: float = 2e-3
+    habit_steps: int = 300
+    habit_lr: float = 6e-4
     other_lr: float = 0.6
     weight_decay: float = 0.02
     warmup: int = 100
@@ -109,11 +118,43 @@ class Trainer:
         asked = batch.targets >= 0
         return self.model.lm_head(hidden[asked]).float(), batch.targets[asked]
 
+    def reduced_loss(self, batch: Batch, vision: torch.Tensor, rng: random.Random) -> torch.Tensor:
+        """Loss of one turn of each picture under a random schedule of one or two cuts."""
+        count, device = vision.shape[1], vision.device
+        asked = [self._turn(batch, row, rng) for row in range(len(batch.tasks))]
+        longest = 1 + count + max(len(places) for places in asked)
+        shape = (len(asked), longest)
+        ids = torch.full(shape, self.processor.tokenizer.pad_token_id, device=device)
+        labels = torch.full(shape, -100, device=device)
+        mask = torch.zeros(shape, dtype=torch.long, device=device)
+        prompt = torch.zeros(shape, dtype=torch.bool, device=device)
+        for row, places in enumerate(asked):
+            end = 1 + count + len(places)
+            ids[row, :end] = torch.cat([batch.ids[row, : 1 + count], batch.ids[row, places]])
+            targets = batch.targets[row, places]
+            labels[row, 2 + count : end] = targets[:-1]
+            mask[row, :end] = 1
+            prompt[row, : 2 + count + int((targets >= 0).nonzero()[0])] = True
+        seen = torch.zeros_like(prompt)
+        seen[:, 1 : 1 + count] = True
+        embeds = self.model.get_input_embeddings()(ids)
+        embeds = torch.cat([embeds[:, :1], vision.to(embeds.dtype), embeds[:, 1 + count :]], dim=1)
+        with reduce_vision_tokens(self.model, _random_schedule(rng), prompt_mask=prompt, vision_mask=seen):
+            loss: torch.Tensor = self.model(
+                inputs_embeds=embeds, attention_mask=mask, labels=labels, use_cache=False
+            ).loss
+        return loss
+
+    @staticmethod
+    def _turn(batch: Batch, row: int, rng: random.Random) -> torch.Tensor:
+        turn = rng.randint(1, int(batch.turns[row].max()))
+        return (batch.turns[row] == turn).nonzero().flatten()
+
     # ---- steps
 
     def run(self, stop: float = math.inf) -> None:
         """Trains to the end, or until the clock passes `stop` (seconds since 1970); resumes by itself."""
-        for stage in ("eyes", "mind"):
+        for stage in STAGES:
             if not self._stage(stage, stop):
                 return
         if self.rank == 0:
@@ -122,32 +163,37 @@ class Trainer:
 
     def _stage(self, stage: str, stop: float) -> bool:
         recipe = self.recipe
-        steps = recipe.eyes_steps if stage == "eyes" else recipe.mind_steps
+        steps: int = getattr(recipe, f"{stage}_steps")
         size = (recipe.eyes_batch if stage == "eyes" else recipe.mind_batch) // self.world
+        warmup = max(1, min(recipe.warmup, steps // 10))
         parameters = dict(self._trained(stage))
-        optimizers = self._optimizers(parameters, recipe.eyes_lr if stage == "eyes" else recipe.mind_lr)
+        optimizers = self._optimizers(parameters, getattr(recipe, f"{stage}_lr"))
         start = self._restore(stage, optimizers)
         if start is None:
             return True
         began, recent = time.time(), []
         for step in range(start, steps):
-            scale = min(1.0, (step + 1) / recipe.warmup) * 0.5 * (1 + math.cos(math.pi * step / steps))
+            scale = min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * step / steps))
             for optimizer in optimizers:
                 for group in optimizer.param_groups:
                     group["lr"] = group["base_lr"] * max(scale, 0.01)
             batch = self._to_device(
-                self.teacher.batch(size, seed=recipe.seed + (stage == "mind"), step=step, rank=self.rank)
+                self.teacher.batch(size, seed=recipe.seed + STAGES.index(stage), step=step, rank=self.rank)
             )
             with torch.autocast(self.device.type, torch.bfloat16):
                 vision = self.look(batch.pixels)
                 loss, right = self.patch_loss(vision, batch.patch_words)
                 figures = {"patch_loss": loss.item(), "patches": right.item()}
-                if stage == "mind":
+                if stage != "eyes":
                     logits, targets = self.answer_logits(batch, vision)
                     answers = F.cross_entropy(logits, targets)
                     figures |= {"loss": answers.item()}
                     figures["tokens"] = (logits.argmax(-1) == targets).float().mean().item()
                     loss = answers + recipe.eyes_weight * loss
+                if stage == "habit":
+                    reduced = self.reduced_loss(batch, vision, random.Random(f"{step}/{self.rank}"))
+                    figures |= {"reduced": reduced.item()}
+                    loss = loss + reduced
             loss.backward()  # type: ignore[no-untyped-call]
             self._average_gradients(parameters.values())
             figures["norm"] = nn.utils.clip_grad_norm_(parameters.values(), recipe.clip).item()
@@ -162,7 +208,7 @@ class Trainer:
                 self._write({"stage": stage, "step": done, **mean, "s_per_step": pace})
                 recent = []
             if done % 250 == 0 or done == steps:
-                if stage == "mind":
+                if stage != "eyes":
                     self._write({"stage": stage, "step": done, "exact": self.validate()})
                 self._save(stage, done, optimizers)
             if self._time_is_up(stop):
@@ -191,7 +237,7 @@ class Trainer:
     def _trained(self, stage: str) -> Iterator[tuple[str, nn.Parameter]]:
         for name, parameter in self.model.named_parameters():
             eyes = "vision_tower" in name or "projector" in name or "embed_tokens" in name
-            if stage == "mind" or eyes:
+            if stage != "eyes" or eyes:
                 yield name, parameter
 
     def _optimizers(self, parameters: dict[str, nn.Parameter], rate: float) -> list[torch.optim.Optimizer]:
@@ -244,11 +290,12 @@ class Trainer:
             return 0
         state = torch.load(path, map_location=self.device, weights_only=True)
         self.model.load_state_dict(state["model"])
+        saved_stage = STAGES.index(state["stage"])
         if state["stage"] == stage:
             for optimizer, saved in zip(optimizers, state["optimizers"], strict=True):
                 optimizer.load_state_dict(saved)
             return int(state["step"])
-        return None if stage == "eyes" else 0
+        return None if saved_stage > STAGES.index(stage) else 0
 
     def _write(self, entry: dict[str, Any]) -> None:
         if self.rank == 0:
@@ -260,6 +307,14 @@ class Trainer:
         if self.world > 1:
             dist.all_reduce(late)
         return bool(late.item() > 0)
+
+
+def _random_schedule(rng: random.Random) -> Schedule:
+    """A cut before layer 3 and a second one somewhere deeper."""
+    first, second = rng.uniform(0.1, 1.0), rng.randint(4, LAYERS)
+    deeper = first * rng.random()
+    rates = [1.0, 1.0] + [first] * (second - 3) + [deeper] * (LAYERS - second + 1)
+    return Schedule.from_rates(rates)
 
 
 def train(
