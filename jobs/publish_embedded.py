@@ -66,13 +66,15 @@ frequent answer to the same question among 30 000 training pictures, whatever th
 without eyes could reach.
 """
 
-HISTORY = """What was tried. With the second stage at the first one's learning rate (5e-3) and a weight of 0.3 for the
-patch targets, the share of patches fully right fell from 0.94 to 0.65 within 300 steps, and the loss stood at 0.9;
-at 2e-3 and a weight of 1 it stayed at 0.9. Without practice questions on where a colour and a shape meet ("the red
-circle is at the?"), existence stood at chance (0.50) and documents at 0.22 after 750 steps; these questions came in
-at that step, and both were learnt by step 1500. More comparisons of two things' places, and a heavier share of charts,
-came in at step 1750. So a run of the recipe as it stands now sees these from its first step, and is not bit for bit
-the run behind these weights."""
+HISTORY = """\
+What was tried. With the second stage at the first one's learning rate (5e-3) and a weight of 0.3 for the
+patch targets, the share of patches fully right fell from 0.94 to 0.65 within 300 steps, and the loss
+stood at 0.9; at 2e-3 and a weight of 1 it stayed at 0.9. Without practice questions on where a colour
+and a shape meet ("the red circle is at the?"), existence stood at chance (0.50) and documents at 0.22
+after 750 steps; these questions came in at that step, and both were learnt by step 1500. More
+comparisons of two things' places, and a heavier share of charts, came in at step 1750. So a run of the
+recipe as it stands now sees these from its first step, and is not bit for bit the run behind these
+weights."""
 
 
 def _by_task(samples: SampleSet, outcomes: list[Outcome]) -> dict[str, float]:
