@@ -74,7 +74,7 @@ and a shape meet ("the red circle is at the?"), existence stood at chance (0.50)
 after 750 steps; these questions came in at that step, and both were learnt by step 1500. More
 comparisons of two things' places, and a heavier share of charts, came in at step 1750. So a run of the
 recipe as it stands now sees these from its first step, and is not bit for bit the run behind these
-weights."""
+weights. Stage `habit` was written after them: they have not seen it."""
 
 
 def _by_task(samples: SampleSet, outcomes: list[Outcome]) -> dict[str, float]:
