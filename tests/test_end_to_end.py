@@ -15,7 +15,7 @@ from vtr_ray import Schedule
 
 pytestmark = pytest.mark.slow
 
-SMALL = ["--stride", "6", "--initial", "3", "--iterations", "1"]
+SMALL = ["--stride", "9", "--initial", "3", "--iterations", "1"]
 VTR_RAY = [sys.executable, "-m", "vtr_ray.cli"]
 
 
