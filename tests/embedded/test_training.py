@@ -1,5 +1,4 @@
 import json
-from dataclasses import replace
 
 import pytest
 import torch
@@ -81,7 +80,7 @@ def test_stopped_and_resumed_is_the_undisturbed_training(tmp_path):
     assert {"mind", "habit"} <= set(stages)
     assert not torch.equal(
         whole["model.language_model.layers.0.self_attn.q_proj.weight"],
-        build_model(build_processor().tokenizer, replace(SMALL).seed).state_dict()[
+        build_model(build_processor().tokenizer, SMALL.seed).state_dict()[
             "model.language_model.layers.0.self_attn.q_proj.weight"
         ],
     )

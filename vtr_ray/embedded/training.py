@@ -94,13 +94,14 @@ class Trainer:
         """
         logits = vision.float() @ self.model.get_input_embeddings().weight.float().T
         asked = words >= 0
-        chosen = logits.log_softmax(-1).gather(-1, words.clamp(min=0))
+        logs = logits.log_softmax(-1)
+        chosen = logs.gather(-1, words.clamp(min=0))
         loss = -(chosen * asked).sum(-1) / asked.sum(-1)
         filled = asked.sum(-1) > 1
-        weight = torch.where(asked.sum(-1) > 1, 1.0, 0.3)
+        weight = torch.where(filled, 1.0, 0.3)
         with torch.no_grad():
             threshold = chosen.masked_fill(~asked, 0.0).min(-1).values
-            better = (logits.log_softmax(-1) > threshold[..., None] + 1e-6).sum(-1)
+            better = (logs > threshold[..., None] + 1e-6).sum(-1)
             right = (better < asked.sum(-1))[filled].float().mean()
         return (loss * weight).sum() / weight.sum(), right
 
