@@ -10,7 +10,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from vtr_ray.embedded import TASKS, TASKS_FOLDER
-from vtr_ray.embedded.splits import SIZES, Question, draw_split
+from vtr_ray.embedded.splits import SPLITS, Question, draw_split, size_of
 
 _TEXT = ("id", "question", "answer")
 
@@ -44,7 +44,7 @@ if __name__ == "__main__":
     folder = TASKS_FOLDER / "data"
     folder.mkdir(parents=True, exist_ok=True)
     for task in TASKS:
-        for split in SIZES:
+        for split in SPLITS:
             path = folder / f"{task}_{split}.parquet"
             _write(draw_split(task, split), path)
-            print(f"{path.name}: {SIZES[split]} questions, {path.stat().st_size // 1024} KiB")
+            print(f"{path.name}: {size_of(task, split)} questions, {path.stat().st_size // 1024} KiB")

@@ -1,4 +1,7 @@
-"""Trains the embedded model: `python jobs/train_embedded.py FOLDER`. Run again, it goes on."""
+"""Trains the embedded model: `python jobs/train_embedded.py FOLDER`. Run again, it goes on.
+
+With `--projector deco` or `--projector tokenpacker`: the variant, from the shipped model's weights.
+"""
 
 from __future__ import annotations
 
@@ -8,17 +11,23 @@ import os
 import time
 from pathlib import Path
 
+from vtr_ray.embedded import VARIANTS
 from vtr_ray.embedded.splits import held_out
-from vtr_ray.embedded.training import Recipe, train
+from vtr_ray.embedded.training import Recipe, train, variant_recipe
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__)
+    variant = argparse.ArgumentParser(add_help=False)  # its recipe gives the other options their defaults
+    variant.add_argument("--projector", choices=VARIANTS, default="")
+    projector = variant.parse_known_args()[0].projector
+    parser = argparse.ArgumentParser(description=__doc__, parents=[variant])
     parser.add_argument("folder", type=Path, help="checkpoints, log and result")
     parser.add_argument("--device", default="cpu")
     parser.add_argument("--processes", type=int, default=os.cpu_count() or 1, help="CPU processes")
     parser.add_argument("--minutes", type=float, default=math.inf, help="stop, resumable, after so long")
-    for name, default in vars(Recipe()).items():
-        parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
+    recipe = variant_recipe(projector) if projector else Recipe()
+    for name, default in vars(recipe).items():
+        if name != "projector":
+            parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
     options = vars(parser.parse_args())
     folder, device = options.pop("folder"), options.pop("device")
     processes = options.pop("processes") if device == "cpu" else 1

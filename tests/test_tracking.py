@@ -23,7 +23,8 @@ from vtr_ray.errors import InputError
 from vtr_ray.evaluation.outcome import effectiveness
 from vtr_ray.report.curve import draw_curve
 from vtr_ray.schedule import Schedule
-from vtr_ray.tracking import LINK, Tracker, default_uri, log_run, ui_command
+from vtr_ray.store import default_uri, ui_command
+from vtr_ray.tracking import LINK, Tracker, log_run
 from vtr_ray.tuning.directory import Entry, RunDirectory, read_ledger, record_results
 
 pytestmark = pytest.mark.slow
@@ -140,6 +141,9 @@ def test_logging_again_doubles_nothing(store: str, client: Any, tmp_path: Path) 
     (path / LINK).unlink()  # as after a kill between the two steps
     assert log_run(path, store, "again") == first
     check_complete(client, "again", path)
+    # Without it the UI opens on traces and prompts instead of runs.
+    shown = client.get_experiment_by_name("again")
+    assert shown.tags["mlflow.experimentKind"] == "custom_model_development"
 
 
 def test_an_interrupted_search_is_logged_as_such_and_completed(

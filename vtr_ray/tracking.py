@@ -6,19 +6,16 @@ running search, a resumed one, and one whose MLflow was away.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
-import shlex
-import socket
 import sys
 import time
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
 from vtr_ray.errors import InputError
+from vtr_ray.store import alone, default_uri, sqlite_folder
 from vtr_ray.tuning.background import Mirroring, first_line
 from vtr_ray.tuning.directory import (
     LEDGER,
@@ -35,6 +32,7 @@ from vtr_ray.tuning.facts import Fact, curve_facts, final_facts, parameters, tri
 EXPERIMENT = "vtr-ray"
 LINK = "mlflow.json"  # in the run directory: where its parent run is
 _SEARCH_TAG, _LAYER_TAG, _PARENT_TAG = "vtr_ray.search", "vtr_ray.layer", "mlflow.parentRunId"
+_KIND = {"mlflow.experimentKind": "custom_model_development"}  # else the UI opens on traces and prompts
 _MAX_PARAMS, _MAX_METRICS = 100, 1000  # of one log_batch
 _ENVIRONMENT = {
     # An outage must cost seconds. A request that failed is made again by the next look at the directory.
@@ -47,25 +45,6 @@ _ENVIRONMENT = {
     "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
     "GIT_PYTHON_REFRESH": "quiet",
 }
-
-
-def default_uri(folder: str | Path = ".") -> str:
-    """`MLFLOW_TRACKING_URI` where it is set, else the SQLite store `mlflow.db` in `folder`."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or f"sqlite:///{Path(folder).absolute() / 'mlflow.db'}"
-
-
-def ui_command(uri: str, port: int | None = None) -> str:
-    """The line that shows the runs: a command that serves them on this machine, or a server's own address.
-
-    port: default: the first free one from 5000. Raises InputError when the named one is busy.
-    """
-    if uri.startswith(("http://", "https://")):
-        return uri
-    if port is None:
-        port = next(candidate for candidate in range(5000, 6000) if _free(candidate))
-    elif not _free(port):
-        raise InputError(f"port {port} is busy; name another one for the MLflow UI")
-    return f"mlflow ui --backend-store-uri {shlex.quote(uri)} --host 127.0.0.1 --port {port}"
 
 
 def log_run(run_dir: str | Path, uri: str | None = None, experiment: str = EXPERIMENT) -> str:
@@ -162,12 +141,14 @@ class _Mirror:
         if self.experiment_id:
             return
         client = _client(self._uri)
-        with _alone(self._uri):
+        with alone(self._uri):
             found = client.get_experiment_by_name(self._experiment)
             if found is None:
-                where = _sqlite_folder(self._uri)
+                where = sqlite_folder(self._uri)
                 location = (where / "mlartifacts").as_uri() if where is not None else None
-                self.experiment_id = client.create_experiment(self._experiment, artifact_location=location)
+                self.experiment_id = client.create_experiment(
+                    self._experiment, artifact_location=location, tags=_KIND
+                )
             else:
                 self.experiment_id = found.experiment_id
         self._client = client
@@ -334,42 +315,12 @@ def _client(uri: str) -> Any:
 
     for name in ("mlflow", "alembic", "urllib3.connectionpool"):
         logging.getLogger(name).setLevel(logging.ERROR)
-    with _alone(uri):
+    with alone(uri):
         client = MlflowClient(tracking_uri=uri)
         client.search_experiments(max_results=1)  # a new SQLite store is created here
     return client
 
 
-@contextmanager
-def _alone(uri: str) -> Iterator[None]:
-    """One process at a time: several that create one SQLite store at once all fail."""
-    folder = _sqlite_folder(uri)
-    if folder is None:
-        yield
-        return
-    folder.mkdir(parents=True, exist_ok=True)
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX)
-        yield
-    finally:
-        os.close(handle)
-
-
-def _sqlite_folder(uri: str) -> Path | None:
-    return Path(uri.removeprefix("sqlite:///")).absolute().parent if uri.startswith("sqlite:///") else None
-
-
 def _key(name: str) -> str:
     """A name as MLflow allows it."""
     return "".join(letter if letter.isalnum() or letter in "_-. /" else "_" for letter in name)
-
-
-def _free(port: int) -> bool:
-    with socket.socket() as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        try:
-            probe.bind(("127.0.0.1", port))
-        except OSError:
-            return False
-    return True

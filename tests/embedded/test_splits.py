@@ -7,7 +7,7 @@ from PIL import Image
 
 from vtr_ray.embedded import MODEL, TASKS, TASKS_FOLDER, search_tasks, test_tasks
 from vtr_ray.embedded.lessons import EasyVQA, Teacher, fingerprint
-from vtr_ray.embedded.splits import SIZES, draw_split, held_out
+from vtr_ray.embedded.splits import SPLITS, draw_split, held_out, size_of
 from vtr_ray.embedded.tokenizer import build_tokenizer
 from vtr_ray.evaluation.suites import load_tasks
 
@@ -22,7 +22,7 @@ def pictures(task, split):
     return [fingerprint(Image.open(io.BytesIO(row["image"]["bytes"]))) for row in shipped(task, split)]
 
 
-@pytest.mark.parametrize("split", SIZES)
+@pytest.mark.parametrize("split", SPLITS)
 @pytest.mark.parametrize("task", TASKS)
 def test_the_shipped_split_is_what_the_seed_draws(task, split):
     drawn = draw_split(task, split)
@@ -31,18 +31,18 @@ def test_the_shipped_split_is_what_the_seed_draws(task, split):
         (row["id"], row["question"], row["answer"]) for row in rows
     ]
     # FreeType versions may differ by a shade: compare what is drawn, not its bytes.
-    assert len({row["id"] for row in rows}) == SIZES[split]
+    assert len({row["id"] for row in rows}) == size_of(task, split)
 
 
 def test_no_image_is_shared_between_splits():
-    marks = [mark for task in TASKS for split in SIZES for mark in pictures(task, split)]
-    assert len(marks) == len(set(marks)) == len(TASKS) * sum(SIZES.values())
+    marks = [mark for task in TASKS for split in SPLITS for mark in pictures(task, split)]
+    assert len(marks) == len(set(marks)) == sum(size_of(t, s) for t in TASKS for s in SPLITS)
 
 
 def test_training_never_shows_a_held_out_image():
     held = held_out()
     easy = EasyVQA(held)
-    assert len(easy.pictures) == 4000 - SIZES["search"]
+    assert len(easy.pictures) == 4000 - size_of("easy_vqa", "search")
     teacher = Teacher(build_tokenizer(), held, weights={"text": 1, "scenes": 1})
     batch = teacher.batch(8, seed=0, step=0)
     again = teacher.batch(8, seed=0, step=0)
@@ -61,9 +61,9 @@ def test_all_tasks_load_and_judge_their_own_answers():
     samples = load_tasks([*search_tasks(), *test_tasks()], TASKS_FOLDER)
     assert not samples.skipped
     assert samples.per_source == {
-        f"vtr_{task}{suffix}": size
+        f"vtr_{task}{suffix}": size_of(task, split)
         for task in TASKS
-        for suffix, size in (("_search", SIZES["search"]), ("", SIZES["test"]))
+        for split, suffix in (("search", "_search"), ("test", ""))
     }
     for sample in samples.samples[::37]:
         assert sample.score(sample.answers[0]) == 1

@@ -1,11 +1,17 @@
 import json
+import random
+from dataclasses import replace
 
 import pytest
 import torch
 
+from vtr_ray.embedded import MODEL, VARIANTS
 from vtr_ray.embedded.architecture import build_model, build_processor
-from vtr_ray.embedded.lessons import LENGTH, Teacher
-from vtr_ray.embedded.training import Recipe, train
+from vtr_ray.embedded.draw import DRAWS
+from vtr_ray.embedded.lessons import Teacher, cell_words
+from vtr_ray.embedded.losses import Losses
+from vtr_ray.embedded.training import Recipe, start_from, train, variant_recipe
+from vtr_ray.models import load_model
 
 SMALL = Recipe(eyes_steps=3, eyes_batch=4, mind_steps=4, mind_batch=4, habit_steps=3, warmup=2)
 
@@ -50,7 +56,7 @@ def test_a_turn_is_trained_as_it_is_asked_alone(processor):
 def test_targets_are_the_answers(processor):
     teacher = Teacher(processor.tokenizer, frozenset())
     batch = teacher.batch(6, seed=0, step=0)
-    assert batch.ids.shape == (6, LENGTH)
+    assert batch.ids.shape == (6, 1 + 144 + 111)
     tokenizer = processor.tokenizer
     for row in range(6):
         for turn in range(1, int(batch.turns[row].max()) + 1):
@@ -58,6 +64,89 @@ def test_targets_are_the_answers(processor):
             said = tokenizer.decode(batch.ids[row, here]).split("<answer>")[1].removesuffix("</s>")
             wanted = batch.targets[row, here]
             assert tokenizer.decode(wanted[wanted >= 0]).removesuffix("</s>").strip() == said.strip()
+
+
+def test_a_cell_shows_what_its_patches_show(processor):
+    picture = DRAWS["documents"](random.Random(0))
+    patches = picture.patch_words()
+    assert cell_words(patches, 144) == [words[:3] for words in patches]
+    cells = cell_words(patches, 36)
+    assert len(cells) == 36
+    for row in range(6):
+        for column in range(6):
+            shown = {
+                word
+                for y in (2 * row, 2 * row + 1)
+                for x in (2 * column, 2 * column + 1)
+                for word in patches[12 * y + x]
+            }
+            words = cells[6 * row + column]
+            assert len(set(words)) == len(words)
+            assert set(words) == (shown - {"empty"} or {"empty"})
+    assert max(map(len, cells)) > 3 and ("empty",) in cells
+
+    whole, reduced = (
+        Teacher(processor.tokenizer, frozenset(), vision_tokens=n).batch(8, seed=3, step=1) for n in (144, 36)
+    )
+    assert whole.patch_words.shape == (8, 144, 3) and reduced.patch_words.shape == (8, 36, 12)
+    assert reduced.ids.shape == (8, 1 + 36 + 111)
+    # the same lessons, closer to the front
+    assert whole.ids[:, 145:].equal(reduced.ids[:, 37:]) and whole.targets[:, 145:].equal(
+        reduced.targets[:, 37:]
+    )
+    assert whole.pixels.equal(reduced.pixels)
+    words, fewer = ({int(i) for i in batch.patch_words[0].flatten()} for batch in (whole, reduced))
+    assert fewer <= words
+
+
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_variant_has_36_tokens_and_the_shipped_models_other_weights(variant):
+    processor = build_processor(variant)
+    model = build_model(processor.tokenizer, 0, variant)
+    assert 1e6 < sum(parameter.numel() for parameter in model.parameters()) < 4e6
+    kept = start_from(model, MODEL)
+    assert all("multi_modal_projector" in name for name in kept)
+    assert bool(kept) == (variant == "tokenpacker")  # DeCo's layers are LLaVA's own
+    shipped = load_model(str(MODEL), dtype="float32", device="cpu")[0].state_dict()
+    for name, weight in model.state_dict().items():
+        if name not in kept:
+            assert weight.equal(shipped[name]), name
+    image = DRAWS["scenes"](random.Random(0)).image
+    inputs = processor(
+        images=image, text="<s><image>what?<answer>", add_special_tokens=False, return_tensors="pt"
+    )
+    assert int((inputs.input_ids == model.config.image_token_id).sum()) == 36
+    with torch.no_grad():  # what training looks at is what the model sees
+        seen = Losses(model, compiled=False).look(inputs.pixel_values)
+        features = model.get_image_features(pixel_values=inputs.pixel_values).pooler_output
+        assert model(**inputs).logits.shape[1] == inputs.input_ids.shape[1]
+    assert seen.shape == (1, 36, 128)
+    torch.testing.assert_close(seen[0], features[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_a_variant_trains_and_its_checkpoint_loads(tmp_path, variant):
+    recipe = replace(SMALL, projector=variant)
+    train(recipe, tmp_path / "run", frozenset(), compiled=False)
+    processor = build_processor(variant)
+    model = build_model(processor.tokenizer, 0, variant)
+    model.load_state_dict(torch.load(tmp_path / "run" / "trained.pt", weights_only=True))
+    model.half().save_pretrained(tmp_path / "model")
+    processor.save_pretrained(tmp_path / "model")
+    loaded, processor = load_model(str(tmp_path / "model"), dtype="float32", device="cpu")
+    for name, weight in model.state_dict().items():
+        assert loaded.state_dict()[name].equal(weight.float()), name
+    entries = [json.loads(line) for line in (tmp_path / "run" / "log.jsonl").read_text().splitlines()]
+    assert {"mind", "habit"} <= {entry["stage"] for entry in entries}
+
+
+def test_a_variants_recipe_is_the_recipe_but_slower():
+    for variant in VARIANTS:
+        recipe, whole = variant_recipe(variant), Recipe()
+        assert recipe.projector == variant and recipe.seed != whole.seed
+        for name in ("eyes_batch", "mind_batch", "other_lr", "weight_decay", "eyes_weight", "clip"):
+            assert getattr(recipe, name) == getattr(whole, name)
 
 
 @pytest.mark.slow

@@ -9,23 +9,29 @@ from transformers import (
     CLIPVisionConfig,
     LlamaConfig,
     LlavaConfig,
-    LlavaForConditionalGeneration,
     LlavaProcessor,
     PreTrainedTokenizerFast,
 )
 
 from vtr_ray.embedded.draw.picture import GRID, PATCH, SIZE
 from vtr_ray.embedded.tokenizer import ANSWER, IMAGE, build_tokenizer
+from vtr_ray.models.projectors import set_projector
+from vtr_ray.models.projectors.llava import LlavaForConditionalGeneration, fit_processor
 
 WIDTH = 128
 HEADS = 4
 LAYERS = 12
 ENCODER_LAYERS = 5
 INIT_STD = 0.08
+REDUCED_TOKENS = 36
+LEVELS = [1, 3, 5]  # encoder layers whose features TokenPacker's regions hold
 
 
-def build_config(tokenizer: PreTrainedTokenizerFast) -> LlavaConfig:
-    """LLaVA over a CLIP encoder and a Llama decoder: 144 vision tokens, 12 decoder layers."""
+def build_config(tokenizer: PreTrainedTokenizerFast, projector: str = "") -> LlavaConfig:
+    """LLaVA over a CLIP encoder and a Llama decoder: 144 vision tokens, 12 decoder layers.
+
+    With a projector ("deco", "tokenpacker") it has 36 vision tokens, each of 2 x 2 patches.
+    """
     vision = CLIPVisionConfig(
         hidden_size=WIDTH,
         intermediate_size=3 * WIDTH,
@@ -49,19 +55,23 @@ def build_config(tokenizer: PreTrainedTokenizerFast) -> LlavaConfig:
         pad_token_id=tokenizer.pad_token_id,
         tie_word_embeddings=True,
     )
-    return LlavaConfig(
+    config = LlavaConfig(
         vision_config=vision,
         text_config=text,
         image_token_index=tokenizer.convert_tokens_to_ids(IMAGE),
         image_seq_length=GRID * GRID,
-        vision_feature_layer=-1,
+        vision_feature_layer=LEVELS if projector == "tokenpacker" else -1,
         vision_feature_select_strategy="default",
         tie_word_embeddings=True,
     )
+    if projector:
+        heads = HEADS if projector == "tokenpacker" else None
+        set_projector(config, projector, REDUCED_TOKENS, heads)
+    return config
 
 
-def build_processor() -> LlavaProcessor:
-    """Image processor and tokenizer; one `<image>` becomes 144 tokens."""
+def build_processor(projector: str = "") -> LlavaProcessor:
+    """Image processor and tokenizer; one `<image>` becomes 144 tokens, with a projector 36."""
     tokenizer = build_tokenizer()
     images = CLIPImageProcessor(
         size={"height": SIZE, "width": SIZE},
@@ -69,7 +79,7 @@ def build_processor() -> LlavaProcessor:
         image_mean=[0.5] * 3,
         image_std=[0.5] * 3,
     )
-    return LlavaProcessor(
+    processor = LlavaProcessor(
         image_processor=images,
         tokenizer=tokenizer,
         patch_size=PATCH,
@@ -77,12 +87,16 @@ def build_processor() -> LlavaProcessor:
         chat_template=tokenizer.chat_template,
         num_additional_image_tokens=1,
     )
+    fit_processor(processor, build_config(tokenizer, projector))
+    return processor
 
 
-def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlavaForConditionalGeneration:
+def build_model(
+    tokenizer: PreTrainedTokenizerFast, seed: int, projector: str = ""
+) -> LlavaForConditionalGeneration:
     """The untrained model in float32, initialised for its width (transformers' default is too small)."""
     torch.manual_seed(seed)
-    model = LlavaForConditionalGeneration(build_config(tokenizer))
+    model = LlavaForConditionalGeneration(build_config(tokenizer, projector))
     with torch.no_grad():
         for name, module in model.named_modules():
             if isinstance(module, nn.Linear | nn.Conv2d):

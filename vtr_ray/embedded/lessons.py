@@ -7,6 +7,7 @@ import random
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import cache
+from math import isqrt
 from pathlib import Path
 
 import numpy as np
@@ -18,13 +19,15 @@ from vtr_ray.embedded.draw import DRAWS, GRID, SIZE, Picture
 from vtr_ray.embedded.tokenizer import ANSWER
 
 WEIGHTS = {"scenes": 6, "existence": 4, "text": 4, "documents": 5, "charts": 5, "easy_vqa": 2}
+# Reading suffers most when tokens leave.
+HABIT_WEIGHTS = {"scenes": 5, "existence": 3, "text": 6, "documents": 10, "charts": 4, "easy_vqa": 1}
 TURN_TOKENS = 111
-LENGTH = 1 + GRID * GRID + TURN_TOKENS
+PATCHES = GRID * GRID
 
 
 @dataclass
 class Batch:
-    """`pixels` [batch, 3, 96, 96]; `patch_words` [batch, 144, 3] token ids, -1 = none;
+    """`pixels` [batch, 3, 96, 96]; `patch_words` [batch, vision tokens, words] token ids, -1 = none;
     `ids`, `turns`, `positions` [batch, length]; `targets` [batch, length] with -100 where nothing is asked.
     """
 
@@ -42,7 +45,8 @@ class Batch:
         So every turn is trained exactly as it is asked at inference: alone.
         """
         turns = self.turns
-        causal = torch.ones(LENGTH, LENGTH, dtype=torch.bool).tril()
+        length = turns.shape[1]
+        causal = torch.ones(length, length, dtype=torch.bool).tril()
         same = (turns[:, :, None] == turns[:, None, :]) | (turns[:, None, :] == 0)
         allowed = (causal & same)[:, None]
         return torch.zeros(allowed.shape, dtype=dtype).masked_fill(~allowed, -1e4)
@@ -74,6 +78,22 @@ def easy_vqa_questions(split: str) -> dict[int, list[tuple[str, str]]]:
 def easy_vqa_image(split: str, image: int) -> Image.Image:
     """One 64 x 64 image of the data set."""
     return Image.open(easy_vqa_folder() / split / "images" / f"{image}.png").convert("RGB")
+
+
+def cell_words(patches: list[tuple[str, ...]], cells: int) -> list[tuple[str, ...]]:
+    """Words of each cell of patches in raster order: its patches' first three, each word once.
+
+    `("empty",)` where all of them are. With as many cells as patches, a patch's first three words.
+    """
+    side = isqrt(cells)
+    size = GRID // side
+    found = []
+    for cell in range(cells):
+        top, left = (size * place for place in divmod(cell, side))
+        shown = [patches[(top + y) * GRID + left + x][:3] for y in range(size) for x in range(size)]
+        words = dict.fromkeys(word for patch in shown for word in patch if patch != ("empty",))
+        found.append(tuple(words) or ("empty",))
+    return found
 
 
 class EasyVQA:
@@ -118,15 +138,23 @@ def _shape_words(questions: list[tuple[str, str]]) -> tuple[str, ...]:
 
 
 class Teacher:
-    """Draws batches; the same (seed, step, rank) always gives the same batch."""
+    """Draws batches; the same (seed, step, rank) always gives the same batch.
+
+    vision_tokens: of one image, a square of equal cells of patches; a cell shows what its patches show.
+    """
 
     def __init__(
-        self, tokenizer: PreTrainedTokenizerFast, held_out: frozenset[str], weights: dict[str, int] = WEIGHTS
+        self,
+        tokenizer: PreTrainedTokenizerFast,
+        held_out: frozenset[str],
+        weights: dict[str, int] = WEIGHTS,
+        vision_tokens: int = PATCHES,
     ) -> None:
         self.tokenizer = tokenizer
+        self.vision_tokens = vision_tokens
+        self.length = 1 + vision_tokens + TURN_TOKENS
         self.held_out = held_out
-        self.tasks = list(weights)
-        self.weights = list(weights.values())
+        self.weights = weights
         self.easy = EasyVQA(held_out) if "easy_vqa" in weights else None
         self.vocabulary: dict[str, int] = tokenizer.get_vocab()
         self.answer = tokenizer.convert_tokens_to_ids(ANSWER)
@@ -143,26 +171,29 @@ class Teacher:
             if fingerprint(picture.image) not in self.held_out:
                 return picture
 
-    def batch(self, size: int, *, seed: int, step: int, rank: int = 0) -> Batch:
-        """`size` pictures of all tasks, with as many turns each as fit."""
+    def batch(
+        self, size: int, *, seed: int, step: int, rank: int = 0, weights: dict[str, int] | None = None
+    ) -> Batch:
+        """`size` pictures of all tasks (`weights`: other shares of them), with as many turns as fit."""
         rng = random.Random(f"{seed}/{step}/{rank}")
-        tasks = rng.choices(self.tasks, self.weights, k=size)
+        shares = self.weights if weights is None else weights
+        tasks = rng.choices(list(shares), list(shares.values()), k=size)
         pictures = [self.picture(task, rng) for task in tasks]
         pixels = torch.from_numpy(np.stack([np.asarray(p.image) for p in pictures]))
-        patch_words = torch.full((size, GRID * GRID, 3), -1)
-        ids = torch.full((size, LENGTH), self.tokenizer.pad_token_id)
-        turns = torch.full((size, LENGTH), -1)
-        positions = torch.zeros(size, LENGTH, dtype=torch.long)
-        targets = torch.full((size, LENGTH), -100)
-        prefix = 1 + GRID * GRID
+        length, prefix = self.length, 1 + self.vision_tokens
+        patch_words = torch.full((size, self.vision_tokens, 3 * PATCHES // self.vision_tokens), -1)
+        ids = torch.full((size, length), self.tokenizer.pad_token_id)
+        turns = torch.full((size, length), -1)
+        positions = torch.zeros(size, length, dtype=torch.long)
+        targets = torch.full((size, length), -100)
         ids[:, 0] = self.tokenizer.bos_token_id
         ids[:, 1:prefix] = self.image_token
         turns[:, :prefix] = 0
         positions[:, :prefix] = torch.arange(prefix)
         for row, picture in enumerate(pictures):
-            for patch, words in enumerate(picture.patch_words()):
-                for k, word in enumerate(words[:3]):
-                    patch_words[row, patch, k] = self._word_id(word)
+            for cell, words in enumerate(cell_words(picture.patch_words(), self.vision_tokens)):
+                for k, word in enumerate(words):
+                    patch_words[row, cell, k] = self._word_id(word)
             at = prefix
             # Some practice early: a picture with many questions would leave no room for it.
             lessons = [*picture.questions[:6], *picture.practice[:3]]
@@ -170,7 +201,7 @@ class Teacher:
             for turn, (question, answer) in enumerate(lessons, start=1):
                 asked, said = self._encode(question), self._encode(answer)
                 tokens = [*asked, self.answer, *said, self.tokenizer.eos_token_id]
-                if at + len(tokens) > LENGTH:
+                if at + len(tokens) > length:
                     break
                 end = at + len(tokens)
                 ids[row, at:end] = torch.tensor(tokens)

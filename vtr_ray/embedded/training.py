@@ -4,6 +4,9 @@ Stage `eyes` trains encoder and projector so that each patch points at the word 
 Stage `mind` trains everything on several question-answer turns per image, with the patch targets as a side
 task. Stage `habit` goes on with that and asks one question per image under a random schedule as well, so that
 the instruction's attention learns to point at what matters.
+
+A variant with another projector goes through the same stages from the shipped model's weights: only what its
+projector has of its own is new.
 """
 
 from __future__ import annotations
@@ -12,6 +15,7 @@ import json
 import math
 import os
 import random
+import socket
 import time
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, replace
@@ -24,10 +28,11 @@ from torch import nn
 from torch.multiprocessing.spawn import spawn
 from torch.nn import functional as F
 
-from vtr_ray.embedded.architecture import LAYERS, build_model, build_processor
-from vtr_ray.embedded.lessons import Batch, Teacher
-from vtr_ray.reduction import reduce_vision_tokens
-from vtr_ray.schedule import Schedule
+from vtr_ray.embedded import MODEL
+from vtr_ray.embedded.architecture import build_model, build_processor
+from vtr_ray.embedded.lessons import HABIT_WEIGHTS, WEIGHTS, Batch, Teacher
+from vtr_ray.embedded.losses import Losses
+from vtr_ray.models import load_model
 
 STAGES = ("eyes", "mind", "habit")
 
@@ -38,9 +43,10 @@ class Recipe:
 
     Batches are global: they are split over the processes; stage `habit` takes `mind_batch`. eyes_lr, mind_lr,
     habit_lr: of the matrices (Muon); all else (AdamW) learns at `other_lr` times that. eyes_weight: of the
-    patch targets after stage `eyes`.
+    patch targets after stage `eyes`. projector: "" for LLaVA's own, or a variant's.
     """
 
+    projector: str = ""
     seed: int = 0
     eyes_steps: int = 1600
     eyes_batch: int = 64
@@ -48,13 +54,26 @@ class Recipe:
     mind_steps: int = 2500
     mind_batch: int = 32
     mind_lr: float = 2e-3
-    habit_steps: int = 300
+    habit_steps: int = 1900
     habit_lr: float = 6e-4
     other_lr: float = 0.6
     weight_decay: float = 0.02
     warmup: int = 100
     eyes_weight: float = 1.0
     clip: float = 1.0
+
+
+def variant_recipe(projector: str) -> Recipe:
+    """The recipe of a variant: lower rates and shorter stages, for weights that know most of their task."""
+    return Recipe(
+        projector=projector,
+        seed=10,
+        eyes_steps=800,
+        eyes_lr=3e-3,
+        mind_steps=1600,
+        mind_lr=1.5e-3,
+        habit_steps=400,
+    )
 
 
 class Trainer:
@@ -67,89 +86,19 @@ class Trainer:
         self.rank = dist.get_rank() if dist.is_initialized() else 0
         self.world = dist.get_world_size() if dist.is_initialized() else 1
         self.device = torch.device(device)
-        self.processor = build_processor()
-        self.model = build_model(self.processor.tokenizer, recipe.seed).to(self.device)
+        self.processor = build_processor(recipe.projector)
+        self.model = build_model(self.processor.tokenizer, recipe.seed, recipe.projector)
+        if recipe.projector:
+            start_from(self.model, MODEL)
+        self.model.to(self.device)
         # The flash kernel's backward is the slowest part on CPU; plain attention compiles to less.
         attention = "eager" if self.device.type == "cpu" else "sdpa"
         self.model.set_attn_implementation(attention)
-        self.encoder: Any = self.model.model.vision_tower
-        self.decoder: Any = self.model.model.language_model
-        if compiled:
-            self.encoder, self.decoder = torch.compile(self.encoder), torch.compile(self.decoder)
-        self.teacher = Teacher(self.processor.tokenizer, held_out)
+        self.losses = Losses(self.model, compiled)
+        self.teacher = Teacher(
+            self.processor.tokenizer, held_out, vision_tokens=self.model.config.image_seq_length
+        )
         self.log = folder / "log.jsonl"
-
-    # ---- losses
-
-    def look(self, pixels: torch.Tensor) -> torch.Tensor:
-        """[batch, 3, 96, 96] -> projected vision tokens [batch, 144, width]."""
-        patches = self.encoder(pixel_values=pixels).last_hidden_state[:, 1:]
-        projected: torch.Tensor = self.model.model.multi_modal_projector(patches)
-        return projected
-
-    def patch_loss(self, vision: torch.Tensor, words: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Cross-entropy of each patch against the embeddings of its words, and the share of patches right.
-
-        A patch is right when its k best words are its k words.
-        """
-        logits = vision.float() @ self.model.get_input_embeddings().weight.float().T
-        asked = words >= 0
-        logs = logits.log_softmax(-1)
-        chosen = logs.gather(-1, words.clamp(min=0))
-        loss = -(chosen * asked).sum(-1) / asked.sum(-1)
-        filled = asked.sum(-1) > 1
-        weight = torch.where(filled, 1.0, 0.3)
-        with torch.no_grad():
-            threshold = chosen.masked_fill(~asked, 0.0).min(-1).values
-            better = (logs > threshold[..., None] + 1e-6).sum(-1)
-            right = (better < asked.sum(-1))[filled].float().mean()
-        return (loss * weight).sum() / weight.sum(), right
-
-    def answer_logits(self, batch: Batch, vision: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """Logits [answers, vocabulary] and targets [answers] of all answer tokens."""
-        embeds = self.model.get_input_embeddings()(batch.ids)
-        count = vision.shape[1]
-        embeds = torch.cat([embeds[:, :1], vision.to(embeds.dtype), embeds[:, 1 + count :]], dim=1)
-        hidden = self.decoder(
-            inputs_embeds=embeds,
-            attention_mask=batch.mask(torch.float32).to(self.device),
-            position_ids=batch.positions,
-            use_cache=False,
-        ).last_hidden_state
-        asked = batch.targets >= 0
-        return self.model.lm_head(hidden[asked]).float(), batch.targets[asked]
-
-    def reduced_loss(self, batch: Batch, vision: torch.Tensor, rng: random.Random) -> torch.Tensor:
-        """Loss of one turn of each picture under a random schedule of one or two cuts."""
-        count, device = vision.shape[1], vision.device
-        asked = [self._turn(batch, row, rng) for row in range(len(batch.tasks))]
-        longest = 1 + count + max(len(places) for places in asked)
-        shape = (len(asked), longest)
-        ids = torch.full(shape, self.processor.tokenizer.pad_token_id, device=device)
-        labels = torch.full(shape, -100, device=device)
-        mask = torch.zeros(shape, dtype=torch.long, device=device)
-        prompt = torch.zeros(shape, dtype=torch.bool, device=device)
-        for row, places in enumerate(asked):
-            end = 1 + count + len(places)
-            ids[row, :end] = torch.cat([batch.ids[row, : 1 + count], batch.ids[row, places]])
-            targets = batch.targets[row, places]
-            labels[row, 2 + count : end] = targets[:-1]
-            mask[row, :end] = 1
-            prompt[row, : 2 + count + int((targets >= 0).nonzero()[0])] = True
-        seen = torch.zeros_like(prompt)
-        seen[:, 1 : 1 + count] = True
-        embeds = self.model.get_input_embeddings()(ids)
-        embeds = torch.cat([embeds[:, :1], vision.to(embeds.dtype), embeds[:, 1 + count :]], dim=1)
-        with reduce_vision_tokens(self.model, _random_schedule(rng), prompt_mask=prompt, vision_mask=seen):
-            loss: torch.Tensor = self.model(
-                inputs_embeds=embeds, attention_mask=mask, labels=labels, use_cache=False
-            ).loss
-        return loss
-
-    @staticmethod
-    def _turn(batch: Batch, row: int, rng: random.Random) -> torch.Tensor:
-        turn = rng.randint(1, int(batch.turns[row].max()))
-        return (batch.turns[row] == turn).nonzero().flatten()
 
     # ---- steps
 
@@ -179,20 +128,26 @@ class Trainer:
                 for group in optimizer.param_groups:
                     group["lr"] = group["base_lr"] * max(scale, 0.01)
             batch = self._to_device(
-                self.teacher.batch(size, seed=recipe.seed + STAGES.index(stage), step=step, rank=self.rank)
+                self.teacher.batch(
+                    size,
+                    seed=recipe.seed + STAGES.index(stage),
+                    step=step,
+                    rank=self.rank,
+                    weights=HABIT_WEIGHTS if stage == "habit" else WEIGHTS,
+                )
             )
             with torch.autocast(self.device.type, torch.bfloat16):
-                vision = self.look(batch.pixels)
-                loss, right = self.patch_loss(vision, batch.patch_words)
+                vision = self.losses.look(batch.pixels)
+                loss, right = self.losses.patch_loss(vision, batch.patch_words)
                 figures = {"patch_loss": loss.item(), "patches": right.item()}
                 if stage != "eyes":
-                    logits, targets = self.answer_logits(batch, vision)
+                    logits, targets = self.losses.answer_logits(batch, vision)
                     answers = F.cross_entropy(logits, targets)
                     figures |= {"loss": answers.item()}
                     figures["tokens"] = (logits.argmax(-1) == targets).float().mean().item()
                     loss = answers + recipe.eyes_weight * loss
                 if stage == "habit":
-                    reduced = self.reduced_loss(batch, vision, random.Random(f"{step}/{self.rank}"))
+                    reduced = self.losses.reduced_loss(batch, vision, random.Random(f"{step}/{self.rank}"))
                     figures |= {"reduced": reduced.item()}
                     loss = loss + reduced
             loss.backward()  # type: ignore[no-untyped-call]
@@ -225,7 +180,7 @@ class Trainer:
         for part in range(size // 16):
             batch = self._to_device(self.teacher.batch(16, seed=-1, step=part, rank=self.rank))
             with torch.autocast(self.device.type, torch.bfloat16):
-                logits, targets = self.answer_logits(batch, self.look(batch.pixels))
+                logits, targets = self.losses.answer_logits(batch, self.losses.look(batch.pixels))
             asked = batch.targets >= 0
             good = torch.zeros_like(batch.targets, dtype=torch.bool)
             good[asked] = logits.argmax(-1) == targets
@@ -310,12 +265,13 @@ class Trainer:
         return bool(late.item() > 0)
 
 
-def _random_schedule(rng: random.Random) -> Schedule:
-    """A cut before layer 3 and a second one somewhere deeper."""
-    first, second = rng.uniform(0.1, 1.0), rng.randint(4, LAYERS)
-    deeper = first * rng.random()
-    rates = [1.0, 1.0] + [first] * (second - 3) + [deeper] * (LAYERS - second + 1)
-    return Schedule.from_rates(rates)
+def start_from(model: nn.Module, folder: Path) -> list[str]:
+    """Load a checkpoint's weights where the model has the same ones; gives the names of those it keeps."""
+    weights = load_model(str(folder), dtype="float32", device="cpu")[0].state_dict()
+    missing, _ = model.load_state_dict(
+        {name: weight for name, weight in weights.items() if name in model.state_dict()}, strict=False
+    )
+    return list(missing)
 
 
 def train(
@@ -337,6 +293,10 @@ def train(
     if processes == 1:
         _work(0, *arguments)
     else:
+        os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
+        with socket.socket() as free:  # two trainings on one machine must not meet
+            free.bind((os.environ["MASTER_ADDR"], 0))
+            os.environ.setdefault("MASTER_PORT", str(free.getsockname()[1]))
         spawn(_work, args=arguments, nprocs=processes)  # type: ignore[no-untyped-call]
 
 
@@ -352,8 +312,6 @@ def _work(
 ) -> None:
     if processes > 1:
         torch.set_num_threads(1)
-        os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-        os.environ.setdefault("MASTER_PORT", "29541")
         dist.init_process_group("gloo", rank=rank, world_size=processes)
     trainer = Trainer(recipe, folder, held_out, device=device, compiled=compiled)
     trainer.run(stop)

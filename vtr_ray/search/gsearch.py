@@ -11,7 +11,7 @@ from vtr_ray.search.optimiser import spread
 
 MAX_GRID = 1024  # finer rates cannot be told apart
 FIRST_REDUCED = 3
-CLIFF = 0.02  # of E: a rate that loses more, on top of what saving all tokens is worth, is below the cliff
+CLIFF = 0.5  # of what saving all tokens is worth: a lower rate that loses more is below the cliff
 
 
 @dataclass(frozen=True)
@@ -167,7 +167,7 @@ class GSearch(Search):
             budget=budget,
             seeds=(self._seed, self._layer),
             scale=self._weight or 0.01,
-            cliff=self._weight + CLIFF,
+            cliff=CLIFF * (self._weight or 0.01),
             known=known,
         )
 
