@@ -81,9 +81,9 @@ def test_families_that_are_not_supported_are_named(tiny_llava_dir: Path, tmp_pat
     other = tmp_path / "other"
     shutil.copytree(tiny_llava_dir, other)
     config = json.loads((other / "config.json").read_text())
-    config["architectures"] = ["LlavaNextForConditionalGeneration"]
+    config["architectures"] = ["MllamaForConditionalGeneration"]
     (other / "config.json").write_text(json.dumps(config))
-    with pytest.raises(InputError, match=r"LlavaNext.* not supported; .*LlavaForConditionalGeneration"):
+    with pytest.raises(InputError, match=r"Mllama.* not supported; .*LlavaForConditionalGeneration"):
         load_model(str(other), device="cpu")
     llama = LlamaForCausalLM(
         LlamaConfig(

@@ -112,19 +112,17 @@ def test_what_cannot_be_followed_is_refused(tiny_llava: Any) -> None:
     outside = model(**inputs, use_cache=True).past_key_values
     with reduce_vision_tokens(model, GRADUAL):
         for options, match in (
-            ({"num_beams": 2}, "beam search"),
-            ({"assistant_model": model}, "assisted decoding"),
-            ({"prompt_lookup_num_tokens": 2}, "assisted decoding"),
+            ({"assistant_model": model}, "its own assistant"),
             ({"cache_implementation": "static"}, "cache_implementation='static'"),
-            ({"use_cache": False}, "use_cache=False"),
+            ({"prefill_chunk_size": 4}, "prefill_chunk_size"),
         ):
             with pytest.raises(NotImplementedError, match=match):
                 model.generate(**inputs, **GREEDY, **options)
         with pytest.raises(NotImplementedError, match="DynamicCache, not StaticCache"):
             model(**inputs, past_key_values=StaticCache(model.config.text_config, max_cache_len=64))
         inside = model(**inputs, use_cache=True).past_key_values
-        two = torch.tensor([[7, 8]] * 4)
-        with pytest.raises(NotImplementedError, match="2 tokens onto a filled cache"):
+        two = torch.tensor([[7, IMAGE]] * 4)
+        with pytest.raises(NotImplementedError, match="Images onto a filled cache"):
             model(input_ids=two, past_key_values=inside)
         with pytest.raises(InputError, match="decode step needs"):
             model(
@@ -137,25 +135,30 @@ def test_what_cannot_be_followed_is_refused(tiny_llava: Any) -> None:
         ends = Sample(1, 3, 1, 0)
         with pytest.raises(InputError, match="ends with its image"):
             model.generate(input_ids=ends.ids[None], pixel_values=ends.pixels, **GREEDY)
-    model.generation_config.num_beams = 2
-    with reduce_vision_tokens(model, GRADUAL), pytest.raises(NotImplementedError, match="beam search"):
+    model.generation_config.prefill_chunk_size = 4
+    with reduce_vision_tokens(model, GRADUAL), pytest.raises(NotImplementedError, match="prefill_chunk_size"):
         model.generate(**inputs, **GREEDY)
+    model.generation_config.prefill_chunk_size = None
     with reduce_vision_tokens(model, strategies.none(LAYERS)):
         model.generate(**inputs, **GREEDY)  # nothing is reduced: nothing is refused
 
 
-def test_a_sliding_window_is_refused_only_where_it_hides_something(llava_factory: Callable[..., Any]) -> None:
-    model = llava_factory(text="mistral", sliding_window=27)
-    sample = Sample(1, 4, 1, 5)  # 25 tokens
+def test_a_window_that_hides_vision_tokens_from_every_ranking_row_is_refused(
+    llava_factory: Callable[..., Any],
+) -> None:
+    """All of Mistral's layers have the window: none can rank once it is shorter than image and question."""
+    sample = Sample(1, 4, 1, 5)  # 21 tokens from the first vision token on
     inputs = {"input_ids": sample.ids[None], "pixel_values": sample.pixels}
-    with torch.no_grad(), reduce_vision_tokens(model, GRADUAL):
-        logits = model(**inputs).logits
-        with pytest.raises(
-            NotImplementedError, match="28 tokens is longer than the model's sliding window of 27"
-        ):
-            model.generate(**inputs, **GREEDY)
-    expected = sample.oracle(model, GRADUAL)
-    torch.testing.assert_close(logits[0], expected.logits[expected.alive[-1]], atol=1e-4, rtol=1e-4)
+    for window, refused in ((21, False), (20, True)):
+        model = llava_factory(text="mistral", sliding_window=window)
+        with torch.no_grad(), reduce_vision_tokens(model, GRADUAL):
+            if refused:
+                with pytest.raises(NotImplementedError, match="sliding window of 20 tokens"):
+                    model(**inputs)
+            else:
+                model(**inputs)
+        with torch.no_grad(), reduce_vision_tokens(model, strategies.vtw(LAYERS)):
+            model(**inputs)  # nothing to rank
 
 
 def test_text_alone_decodes_untouched(tiny_llava: Any) -> None:

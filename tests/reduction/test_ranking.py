@@ -15,6 +15,7 @@ from vtr_ray import strategies
 from vtr_ray.reduction import reduce_vision_tokens
 from vtr_ray.reduction.layout import cut, whole
 from vtr_ray.reduction.prompt import compact, read_prompt
+from vtr_ray.reduction.scoring import attention_scores
 from vtr_ray.schedule import Ranking, Schedule
 
 SAMPLE = Sample(41, 3, 1, 6)
@@ -133,3 +134,21 @@ def test_instruction_rows_and_their_fallback() -> None:
     assert prompt.weights.tolist() == [[1, 0], [1, 0], [0.5, 0.5]]
     assert (prompt.num_vision, prompt.num_text) == ([2, 2, 0], [4, 3, 3])
     assert prompt.ends_with_vision and prompt.padded and prompt.last_column_valid
+
+
+def test_a_window_leaves_what_it_hides_out_of_the_softmax() -> None:
+    """Rows 6 and 7 with a window of 6 see the input's places 1 to 6 and 2 to 7; places 3 and 4 are gone."""
+    draw = torch.Generator().manual_seed(0)
+    vision = torch.tensor([[False, False, True, True, True, True, False, False]])
+    uncut = whole(read_prompt(vision, None, None), generating=False)
+    _, layout = cut(uncut, torch.tensor([[0.0, 0.0, 3.0, 1.0, 1.0, 2.0, 0.0, 0.0]]), [2])
+    assert layout.index.tolist() == [[0, 1, 2, 5, 6, 7]]
+    query, key = torch.randn(1, 2, 4, 8, generator=draw), torch.randn(1, 2, 6, 8, generator=draw)
+    weights = torch.tensor([[0.5, 0.5]])
+    found = attention_scores(query, key, 0.3, layout, layout.rows, weights, window=6)
+    rows = torch.zeros(2, 6)
+    for row, seen in ((0, [1, 2, 3, 4]), (1, [2, 3, 4, 5])):  # slots
+        for head in range(4):
+            products = 0.3 * key[0, head // 2, seen] @ query[0, row, head]
+            rows[row, seen] += products.softmax(-1) / 4
+    torch.testing.assert_close(found[0], rows.mean(0))

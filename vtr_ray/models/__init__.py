@@ -1,7 +1,18 @@
 """Loading a checkpoint, and what a model family must tell the rest."""
 
 from vtr_ray.models.families import Family, family_of, supported
-from vtr_ray.models.features import embed, encode_images
+from vtr_ray.models.features import Features, embed, encode, encode_images, model_inputs
 from vtr_ray.models.loading import load_config, load_model
 
-__all__ = ["Family", "embed", "encode_images", "family_of", "load_config", "load_model", "supported"]
+__all__ = [
+    "Family",
+    "Features",
+    "embed",
+    "encode",
+    "encode_images",
+    "family_of",
+    "load_config",
+    "load_model",
+    "model_inputs",
+    "supported",
+]

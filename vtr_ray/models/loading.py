@@ -7,15 +7,17 @@ from typing import Any
 
 import torch
 
-from vtr_ray.errors import InputError
+from vtr_ray.errors import InputError, first_line
 from vtr_ray.models.families import family_of
+from vtr_ray.models.projectors import projector_settings
 
 
 def load_model(path: str, dtype: str = "auto", attn: str = "sdpa", device: str = "auto") -> tuple[Any, Any]:
     """The model, in evaluation mode on its device, and its processor.
 
     A local directory is used without any network; anything else is looked up on the hub. Code that
-    comes with a checkpoint is never run.
+    comes with a checkpoint is never run. A LLaVA whose config.json names a `vtr_ray_projector` gets it, and
+    its processor writes as many placeholders as it has tokens.
 
     Args:
         path: a directory, or a hub id.
@@ -25,24 +27,39 @@ def load_model(path: str, dtype: str = "auto", attn: str = "sdpa", device: str =
         device: a torch device's name, or "auto": CUDA where there is one, else the CPU.
 
     Raises:
-        InputError: unknown path, a family that is not supported, unknown dtype, attention or device.
+        InputError: unknown path, a family that is not supported, unknown dtype, attention or device, a
+            projector that does not fit or that the checkpoint has no weights for.
     """
     import transformers
 
-    place = _device(device)
+    place = device_of(device)
     config = load_config(path)
     family = family_of(config)
-    precision = _dtype(dtype, config, place)
+    precision = dtype_of(dtype, config, place)
     local = Path(path).exists()
+    architecture = getattr(transformers, family.architecture)
+    projected = projector_settings(config) is not None
+    if projected:
+        from vtr_ray.models.projectors.llava import LlavaForConditionalGeneration, fit_processor
+
+        architecture = LlavaForConditionalGeneration
     try:
-        model = getattr(transformers, family.architecture).from_pretrained(
-            path, config=config, dtype=precision, attn_implementation=attn, local_files_only=local
+        model, report = architecture.from_pretrained(
+            path,
+            config=config,
+            dtype=precision,
+            attn_implementation=attn,
+            local_files_only=local,
+            output_loading_info=True,
         )
         processor = transformers.AutoProcessor.from_pretrained(
             path, trust_remote_code=False, local_files_only=local
         )
     except (OSError, ValueError, ImportError) as error:
-        raise InputError(f"Cannot load a model from {path!r}: {_first_line(error)}") from None
+        raise InputError(f"Cannot load a model from {path!r}: {first_line(error)}") from None
+    if projected:
+        _check_projector(path, report)
+        fit_processor(processor, config)
     return model.to(place).eval(), processor
 
 
@@ -50,7 +67,7 @@ def load_config(path: str) -> Any:
     """The configuration alone: a cheap look before anything heavy starts.
 
     Raises:
-        InputError: unknown path, or a family that is not supported.
+        InputError: unknown path, a family that is not supported, or a projector that does not fit.
     """
     import transformers
 
@@ -62,23 +79,41 @@ def load_config(path: str) -> Any:
             path, trust_remote_code=False, local_files_only=local
         )
     except (OSError, ValueError, KeyError) as error:
-        raise InputError(f"Cannot load a model from {path!r}: {_first_line(error)}") from None
+        raise InputError(f"Cannot load a model from {path!r}: {first_line(error)}") from None
     family_of(config)
+    projector_settings(config)
     return config
 
 
-def _device(device: str) -> torch.device:
+def _check_projector(path: str, report: dict[str, Any]) -> None:
+    """Refuse a checkpoint saved with another projector: transformers would fill in random weights."""
+    wrong = sorted(
+        name
+        for kind in ("missing_keys", "unexpected_keys")
+        for name in report[kind]
+        if "multi_modal_projector" in name
+    )
+    if wrong:
+        raise InputError(
+            f"{path} was saved with another projector than its vtr_ray_projector ({wrong[0]} does not fit); "
+            "correct its config.json."
+        )
+
+
+def device_of(device: str) -> torch.device:
+    """The device of that name as `load_model` takes it. Raises InputError for one that cannot be used."""
     if device == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         place = torch.device(device)
         torch.empty(0, device=place)
     except (RuntimeError, AssertionError) as error:
-        raise InputError(f"Device {device!r} cannot be used: {_first_line(error)}") from None
+        raise InputError(f"Device {device!r} cannot be used: {first_line(error)}") from None
     return place
 
 
-def _dtype(dtype: str, config: Any, place: torch.device) -> torch.dtype:
+def dtype_of(dtype: str, config: Any, place: torch.device) -> torch.dtype:
+    """The dtype of that name as `load_model` takes it. Raises InputError for an unknown one."""
     if dtype != "auto":
         named = getattr(torch, dtype, None)
         if not (isinstance(named, torch.dtype) and named.is_floating_point):
@@ -88,8 +123,3 @@ def _dtype(dtype: str, config: Any, place: torch.device) -> torch.dtype:
     own = getattr(torch, own) if isinstance(own, str) else own
     # Half precision on a CPU is emulated: slower than float32, and less exact.
     return torch.float32 if place.type == "cpu" and own.itemsize < 4 else own
-
-
-def _first_line(error: BaseException) -> str:
-    lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__

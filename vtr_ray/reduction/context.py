@@ -6,20 +6,35 @@ import inspect
 import weakref
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.functional import pad
 
 from vtr_ray.errors import InputError
 from vtr_ray.models import Family, family_of
 from vtr_ray.reduction import refusals
+from vtr_ray.reduction.kinds import layer_kinds
 from vtr_ray.reduction.loss import surviving_loss
+from vtr_ray.reduction.masks import block_numbers
 from vtr_ray.reduction.passes import Decode, Prefill, kept_by_layer
 from vtr_ray.reduction.prompt import read_prompt
 from vtr_ray.reduction.tap import AttentionTap
 from vtr_ray.schedule import Schedule
+
+_PROMPTS = ("inputs", "input_ids", "inputs_embeds")
+
+
+@dataclass(frozen=True)
+class Generation:
+    """A running `generate()`: rows that each prompt becomes, and its length (None: unknown)."""
+
+    rows: int
+    length: int | None
+
 
 _reduced: weakref.WeakSet[Any] = weakref.WeakSet()
 
@@ -35,7 +50,7 @@ def reduce_vision_tokens(
     sample's last token, unless the batch is padded on the right. A cache filled inside is to be used inside.
 
     Args:
-        model: a model of a supported family, loaded with SDPA or eager attention.
+        model: a model of a supported family, loaded with SDPA, eager or FlashAttention.
         schedule: one keeping rate per decoder layer.
         prompt_mask: bool [batch, seq], True at the prompt; its instruction tokens rank, answer tokens never
             do. Default: all input is prompt. Under `generate()` it covers the prompt.
@@ -47,15 +62,16 @@ def reduce_vision_tokens(
 
     Raises:
         InputError: a schedule of another length, masks that do not fit, prompts that cannot be ranked.
-        Unsupported: an `InputError` and `NotImplementedError` for what would be wrong: beam search, assisted
-            decoding, static caches, several tokens onto a filled cache, packed sequences, sequences beyond a
-            sliding window, other attention implementations.
+        Unsupported: an `InputError` and `NotImplementedError` for what would be wrong: static caches, chunked
+            prefill, images onto a filled cache, packed sequences, compiled models, a sliding window that
+            hides vision tokens from every layer that could rank, other attention implementations.
 
     Example:
         >>> with reduce_vision_tokens(model, strategies.fastv(32)) as reduction:
         ...     model.generate(**inputs)
         >>> reduction.kept[-1].shape  # [batch, kept vision tokens of the last layer]
     """
+    refusals.check_compiled(model, schedule)
     family = family_of(model)
     refusals.check_model(model, family, schedule)
     if model in _reduced:
@@ -84,7 +100,6 @@ class Reduction:
         self._model, self._family, self._schedule = model, family, schedule
         self._decoder = family.decoder_of(model)
         self._given = {"prompt_mask": prompt_mask, "vision_mask": vision_mask}
-        self._vision_token = family.vision_token_id(model.config)
         self._parameters = {
             module: list(inspect.signature(module.forward).parameters)
             for module in (model, family.core_of(model))
@@ -96,8 +111,7 @@ class Reduction:
         self._prefills: weakref.WeakKeyDictionary[Any, Prefill] = weakref.WeakKeyDictionary()
         self._keep: int | Tensor = 0  # logits_to_keep of the call that begins
         self._labels: dict[str, Any] | None = None
-        self._rows_per_prompt = 1
-        self._generating = False
+        self._generation: Generation | None = None
 
     @property
     def kept(self) -> list[Tensor]:
@@ -135,14 +149,20 @@ class Reduction:
         self._hook(core.register_forward_hook, self._after_core, always_call=True)
         self._hook(self._model.register_forward_hook, self._after_model)
         first = next(index for index, rate in enumerate(self._schedule.rates) if rate < 1.0)
+        if any(kind.window for kind in layer_kinds(self._decoder.config)):
+            first = 1  # the layer that ranks may lie further back
         for index, layer in enumerate(self._family.layers_of(self._model)):
             if index >= first - 1:
                 self._hook(layer.register_forward_pre_hook, partial(self._before_layer, index))
-        own, had = self._model.__dict__.get("generate"), "generate" in self._model.__dict__
-        self._model.generate = partial(self._generate, self._model.generate)
-        self._undo.append(
-            lambda: setattr(self._model, "generate", own) if had else delattr(self._model, "generate")
-        )
+        self._wrap(self._model, "generate", self._generate)
+        if self._family.deepstack:
+            self._wrap(self._decoder, self._family.deepstack, self._deepen)
+
+    def _wrap(self, owner: Any, name: str, function: Callable[..., Any]) -> None:
+        """Put `function`, which takes the method it stands for first, in a method's place."""
+        own, had = owner.__dict__.get(name), name in owner.__dict__
+        setattr(owner, name, partial(function, getattr(owner, name)))
+        self._undo.append(lambda: setattr(owner, name, own) if had else delattr(owner, name))
 
     def _hook(self, register: Callable[..., Any], function: Callable[..., Any], **options: Any) -> None:
         self._undo.append(register(function, with_kwargs=True, **options).remove)
@@ -161,12 +181,14 @@ class Reduction:
         options = dict(kwargs)
         if len(args) > 1:
             options.setdefault("generation_config", args[1])
-        self._rows_per_prompt = refusals.check_generate(self._model, options)
-        self._generating = True
+        rows = refusals.check_generate(self._model, options)
+        prompt = next((options[name] for name in _PROMPTS if options.get(name) is not None), None)
+        prompt = args[0] if args and args[0] is not None else prompt
+        self._generation = Generation(rows, None if prompt is None else prompt.shape[1])
         try:
             return generate(*args, **kwargs)
         finally:
-            self._rows_per_prompt, self._generating = 1, False
+            self._generation = None
 
     def _before_model(self, module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         kwargs = self._named(module, args, kwargs)
@@ -208,14 +230,26 @@ class Reduction:
             self._active = self._decode(inputs, cache)
             return
         refusals.check_cache(cache)
-        refusals.check_inputs(inputs, self._decoder)
+        refusals.check_inputs(inputs)
         prompt = read_prompt(*self._masks(inputs))
-        if prompt.ends_with_vision and self._generating:
+        generation = self._generation
+        if prompt.ends_with_vision and generation:
             raise InputError(
                 "A prompt ends with its image: generate() would continue from a token that may be removed; "
                 "put the question after the image."
             )
-        self._active = self._latest = Prefill(self._schedule, prompt, self._decoder, self._generating, keep)
+        marks = inputs.get(self._family.blocks) if self._family.blocks else None
+        blocks = None if marks is None else block_numbers(marks)
+        refusals.check_window(self._decoder, prompt.length)
+        self._active = self._latest = Prefill(
+            self._schedule,
+            prompt,
+            self._decoder,
+            generating=generation is not None,
+            keep=keep,
+            blocks=blocks,
+            copies=generation.rows if generation else 1,
+        )
 
     def _after_core(self, module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> None:
         active, self._active = self._active, None
@@ -229,23 +263,35 @@ class Reduction:
         if prefill is None:
             raise InputError("The cache was not filled under this reduction; start from an empty one.")
         new = inputs["input_ids"] if inputs.get("input_ids") is not None else inputs["inputs_embeds"]
-        if new.shape[1] != 1:
+        rows, several = new.shape[0], new.shape[1] > 1
+        if rows != prefill.first.index.shape[0]:
+            raise InputError(f"The cache holds {prefill.first.index.shape[0]} samples, the call {rows}.")
+        if self._labels is not None:
+            raise refusals.Unsupported("labels onto a filled cache are not supported; pass the whole input.")
+        if several and inputs.get("input_ids") is None:
             raise refusals.Unsupported(
-                f"{new.shape[1]} tokens onto a filled cache are not supported under reduction; pass one at a "
-                "time."
+                "Several embeddings onto a filled cache are not supported under reduction; pass input_ids."
+            )
+        if several and bool(self._family.is_vision(self._model.config, new).any()):
+            raise refusals.Unsupported(
+                "Images onto a filled cache are not supported under reduction; start from an empty one."
             )
         attention_mask = inputs.get("attention_mask")
-        length = cache.get_seq_length() + 1
-        if attention_mask is not None and tuple(attention_mask.shape) != (new.shape[0], length):
+        length = cache.get_seq_length() + new.shape[1]
+        if attention_mask is not None and tuple(attention_mask.shape) != (rows, length):
             raise InputError(
                 f"attention_mask has shape {list(attention_mask.shape)}; this decode step needs "
-                f"{[new.shape[0], length]}: prompt and decoded tokens."
+                f"{[rows, length]}: prompt and decoded tokens."
             )
         refusals.check_window(self._decoder, length)
-        return Decode(prefill, cache, attention_mask)
+        refusals.check_trimming(prefill.layouts, cache)
+        prefill.crop(cache.get_seq_length())
+        return Decode(prefill, cache, attention_mask, new.shape[1])
 
     def _untouched(self, inputs: dict[str, Any], keep: int | Tensor) -> Prefill:
-        return Prefill(self._schedule, read_prompt(*self._masks(inputs)), self._decoder, False, keep)
+        return Prefill(
+            self._schedule, read_prompt(*self._masks(inputs)), self._decoder, generating=False, keep=keep
+        )
 
     def _masks(self, inputs: dict[str, Any]) -> tuple[Tensor, Tensor | None, Tensor | None]:
         """Vision, attention and prompt masks of a prefill, each [batch, seq]."""
@@ -254,9 +300,14 @@ class Reduction:
         if sequence is None:
             raise InputError("The model was called without input_ids and inputs_embeds; pass one of them.")
         given: dict[str, Tensor | None] = {}
+        generation, seq = self._generation, sequence.shape[1]
+        # What generate() runs along with the prompt (candidates; without a cache, its answer) is not prompt.
+        answer = seq - generation.length if generation and generation.length else 0
         for name, mask in self._given.items():
-            if mask is not None and self._rows_per_prompt > 1:
-                mask = mask.repeat_interleave(self._rows_per_prompt, 0)
+            if mask is not None and generation:
+                mask = pad(mask.repeat_interleave(generation.rows, 0), (0, max(answer, 0)))
+            if mask is None and name == "prompt_mask" and answer > 0:
+                mask = (torch.arange(seq, device=sequence.device) < seq - answer).expand(sequence.shape[:2])
             if mask is not None and tuple(mask.shape) != tuple(sequence.shape[:2]):
                 raise InputError(
                     f"{name} has shape {list(mask.shape)} but the input is {list(sequence.shape[:2])}; give "
@@ -267,7 +318,7 @@ class Reduction:
         if vision is None:
             if input_ids is None:
                 raise InputError("With inputs_embeds, pass vision_mask to say where the vision tokens are.")
-            vision = input_ids == self._vision_token
+            vision = self._family.is_vision(self._model.config, input_ids)
         mask = inputs.get("attention_mask")
         return vision, mask if mask is None else mask.to(sequence.device), given["prompt_mask"]
 
@@ -286,8 +337,17 @@ class Reduction:
         hidden_states = active.enter(index, layer, args[0], kwargs)
         if isinstance(active, Prefill) and index in active.tapped:
             assert self._tap is not None
+            active.reading = index
             self._tap.arm(layer.self_attn)
         return (hidden_states, *args[1:]), kwargs
+
+    def _deepen(
+        self, add: Callable[..., Tensor], hidden_states: Tensor, places: Tensor, features: Tensor
+    ) -> Tensor:
+        active = self._active
+        if isinstance(active, Prefill) and active.shortened:
+            return active.deepen(hidden_states, places, features)
+        return add(hidden_states, places, features)
 
     def _read(self, query: Tensor, key: Tensor, scaling: float) -> None:
         assert isinstance(self._active, Prefill)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import torch
@@ -58,10 +58,20 @@ class Layout:
         ordinals = self.prompt.ordinals.gather(1, self.index.clamp(min=0))
         return torch.where(slots >= 0, ordinals.gather(1, slots.clamp(min=0)), -1)
 
+    @cached_property
     def removed(self) -> Tensor:
         """int64 [batch, 1]: vision tokens of each sample that are gone."""
         gone = [n - kept for n, kept in zip(self.prompt.num_vision, self.counts, strict=True)]
-        return torch.tensor(gone, device=self.index.device).unsqueeze(1)
+        return on_device(gone, self.index).unsqueeze(1)
+
+    def cropped(self, slots: int) -> Layout:
+        """The same without its last `slots` slots, which every layer loses alike."""
+        return replace(self, index=self.index[:, :-slots])
+
+    def to(self, device: torch.device) -> Layout:
+        """The same on another device."""
+        moved = {name: getattr(self, name).to(device) for name in ("index", "rows", "last")}
+        return replace(self, prompt=self.prompt.to(device), **moved)
 
     def renumbered(self, position_ids: Tensor) -> Tensor:
         """Rotary positions [batch, length] with the gaps closed, from the input's [batch or 1, seq]."""
@@ -99,7 +109,7 @@ def cut(layout: Layout, scores: Tensor | None, counts: list[int]) -> tuple[Tenso
         Slots of the old layout to take, int64 [batch, new length], fillers 0; and the new layout.
     """
     prompt, vision = layout.prompt, layout.vision
-    limit = torch.tensor(counts, device=vision.device).unsqueeze(1)
+    limit = on_device(counts, vision).unsqueeze(1)
     if scores is None:
         keep = layout.valid & (~vision | (limit > 0))
     else:
@@ -126,6 +136,11 @@ def cut(layout: Layout, scores: Tensor | None, counts: list[int]) -> tuple[Tenso
         causal=dense or not layout.right,
         right=layout.right,
     )
+
+
+def on_device(numbers: list[int], like: Tensor) -> Tensor:
+    """int64 on the device of `like`, without waiting for that device."""
+    return torch.tensor(numbers).to(like.device, non_blocking=True)
 
 
 def take(states: Tensor, slots: Tensor) -> Tensor:

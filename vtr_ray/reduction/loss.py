@@ -29,7 +29,8 @@ def surviving_loss(
     if shifted is None:
         assert labels is not None
         shifted = pad(labels, (0, 1), value=IGNORED)[:, 1:]
-    shifted = shifted.to(positions.device)
+    positions = positions.to(logits.device)
+    shifted = shifted.to(logits.device)
     surviving = torch.where(positions >= 0, shifted.gather(1, positions.clamp(min=0)), IGNORED)
     loss: Tensor = model.loss_function(
         logits=logits,

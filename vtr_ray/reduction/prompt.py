@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -22,6 +22,7 @@ class Prompt:
         last: int64 [batch, 1], input position of the last prompt token.
         num_vision: vision tokens per sample.
         num_text: other tokens per sample, padding not counted.
+        spans: input positions from the first vision token to the last row that ranks, both included.
         ends_with_vision: whether some sample has vision tokens and no instruction token.
         padded: whether there is any padding.
         last_column_valid: whether no sample ends in padding.
@@ -34,14 +35,27 @@ class Prompt:
     last: Tensor
     num_vision: list[int]
     num_text: list[int]
+    spans: list[int]
     ends_with_vision: bool
     padded: bool
     last_column_valid: bool
 
     @property
+    def length(self) -> int:
+        """Input positions, padding included."""
+        return self.valid.shape[1]
+
+    @property
     def ordinals(self) -> Tensor:
         """int64 [batch, seq]: a vision token's index among its sample's (meaningless at other tokens)."""
         return self.vision.long().cumsum(1) - 1
+
+    def to(self, device: torch.device) -> Prompt:
+        """The same on another device."""
+        moved = {
+            name: getattr(self, name).to(device) for name in ("valid", "vision", "rows", "weights", "last")
+        }
+        return replace(self, **moved)
 
 
 def read_prompt(vision: Tensor, attention_mask: Tensor | None, prompt_mask: Tensor | None) -> Prompt:
@@ -71,10 +85,12 @@ def read_prompt(vision: Tensor, attention_mask: Tensor | None, prompt_mask: Tens
     last = torch.where(prompt, place, -1).amax(1, keepdim=True)
     instruction = instruction | ((found == 0) & (place == last))
     outside = (vision & ~prompt).any(1, keepdim=True)
+    first = torch.where(vision, place, seq).amin(1, keepdim=True)
+    number = vision.sum(1, keepdim=True)
     summary = torch.cat(
-        [vision.sum(1, keepdim=True), valid.sum(1, keepdim=True), found, last, outside, valid[:, -1:]], dim=1
+        [number, valid.sum(1, keepdim=True), found, last, outside, valid[:, -1:], last - first + 1], dim=1
     ).tolist()  # the one host sync of a reduced prefill
-    for sample, (n, _, _, end, stray, _) in enumerate(summary):
+    for sample, (n, _, _, end, stray, _, _) in enumerate(summary):
         if n and (end < 0 or stray):
             raise InputError(
                 f"Sample {sample} of the batch has vision tokens outside its prompt, which nothing can rank: "
@@ -92,6 +108,7 @@ def read_prompt(vision: Tensor, attention_mask: Tensor | None, prompt_mask: Tens
         last=last,
         num_vision=[row[0] for row in summary],
         num_text=[row[1] - row[0] for row in summary],
+        spans=[row[6] for row in summary],
         ends_with_vision=any(row[0] and not row[2] for row in summary),
         padded=any(row[1] < seq for row in summary),
         last_column_valid=all(row[5] for row in summary),

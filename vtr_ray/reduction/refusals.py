@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -10,6 +10,8 @@ from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicS
 
 from vtr_ray.errors import InputError
 from vtr_ray.models import Family
+from vtr_ray.reduction.kinds import layer_kinds
+from vtr_ray.reduction.layout import Layout
 from vtr_ray.schedule import Schedule
 
 _ATTENTIONS = ("sdpa", "eager")
@@ -20,7 +22,7 @@ class Unsupported(InputError, NotImplementedError):
 
 
 def check_model(model: nn.Module, family: Family, schedule: Schedule) -> None:
-    """Refuse a schedule of the wrong length, and an attention or a placement that is not supported."""
+    """Refuse a schedule of the wrong length or without meaning here, and other attention implementations."""
     layers = len(family.layers_of(model))
     if schedule.num_layers != layers:
         raise InputError(
@@ -29,13 +31,41 @@ def check_model(model: nn.Module, family: Family, schedule: Schedule) -> None:
         )
     if not schedule.reduces:
         return
-    attn = family.decoder_of(model).config._attn_implementation  # type: ignore[union-attr]
-    if attn not in _ATTENTIONS:
+    if schedule.positions == "renumber" and family.grid_positions:
         raise Unsupported(
-            f"Reduction with {attn!r} attention is not supported; load the model with attn='sdpa' or 'eager'."
+            f"Renumbered positions are not defined for the time, height and width of {family.architecture}; "
+            "give the schedule positions='original'."
         )
-    if len(set((getattr(model, "hf_device_map", None) or {}).values())) > 1:
-        raise Unsupported("Reduction on a model spread over devices is not supported; use one device.")
+    attn = str(family.decoder_of(model).config._attn_implementation)  # type: ignore[union-attr]
+    if attn not in _ATTENTIONS and not _is_flash(attn):
+        raise Unsupported(
+            f"Reduction with {attn!r} attention is not supported; load the model with attn='sdpa', 'eager' "
+            "or 'flash_attention_2'."
+        )
+
+
+def check_compiled(model: nn.Module, schedule: Schedule) -> None:
+    """Refuse compiled modules: their graphs are of full-length layers."""
+    whole = hasattr(model, "_orig_mod")
+    if whole or (schedule.reduces and any(part._compiled_call_impl is not None for part in model.modules())):
+        raise Unsupported(
+            "A compiled model cannot be reduced; give the model as it was before torch.compile."
+        )
+
+
+def check_window(decoder: Any, length: int) -> None:
+    """Refuse FlashAttention where a sliding window hides something: the kernel counts it in slots."""
+    config = decoder.config
+    window = min((kind.window for kind in layer_kinds(config) if kind.window), default=length)
+    if window < length and _is_flash(config._attn_implementation):
+        raise Unsupported(
+            f"The sequence of {length} tokens is longer than the sliding window of {window}, which reduction "
+            "does not support with FlashAttention; load the model with attn='sdpa'."
+        )
+
+
+def _is_flash(attn: str) -> bool:
+    return attn.startswith("flash_attention_")
 
 
 def check_generate(model: Any, options: Mapping[str, Any]) -> int:
@@ -49,46 +79,46 @@ def check_generate(model: Any, options: Mapping[str, Any]) -> int:
     def refuse(what: str) -> None:
         raise Unsupported(f"generate() with {what} is not supported under reduction; leave it out.")
 
-    if (value("num_beams") or 1) > 1:
-        refuse("beam search (num_beams > 1)")
-    for name in ("assistant_model", "prompt_lookup_num_tokens", "assistant_early_exit"):
-        if value(name) is not None:
-            refuse(f"assisted decoding ({name})")
-    for name in ("penalty_alpha", "dola_layers", "custom_generate", "prefill_chunk_size"):
+    assistant = value("assistant_model")
+    if assistant is not None and (assistant is model or value("assistant_early_exit") is not None):
+        refuse("a model as its own assistant")
+    for name in ("assistant_early_exit", "penalty_alpha", "dola_layers", "custom_generate"):
         if value(name) is not None:
             refuse(name)
+    if value("prefill_chunk_size") is not None:
+        refuse("prefill_chunk_size (the question, which ranks, comes in the last chunk)")
     if value("cache_implementation") not in (None, "dynamic", "dynamic_full"):
         refuse(f"cache_implementation={value('cache_implementation')!r}")
-    if value("use_cache") is False:
-        refuse("use_cache=False")
-    return int(value("num_return_sequences") or 1)
+    return max(int(value("num_beams") or 1), int(value("num_return_sequences") or 1))
 
 
-def check_inputs(inputs: Mapping[str, Any], decoder: Any) -> None:
-    """Refuse masks of another shape, packed sequences, and what a sliding window would hide."""
+def check_inputs(inputs: Mapping[str, Any]) -> None:
+    """Refuse masks of another shape, and packed sequences."""
     attention_mask, position_ids = inputs.get("attention_mask"), inputs.get("position_ids")
     sequence = inputs["input_ids"] if inputs.get("input_ids") is not None else inputs["inputs_embeds"]
-    seq = sequence.shape[1]
-    if attention_mask is not None and tuple(attention_mask.shape) != tuple(sequence.shape[:2]):
+    if attention_mask is not None and (
+        not isinstance(attention_mask, Tensor) or tuple(attention_mask.shape) != tuple(sequence.shape[:2])
+    ):
+        shape = list(attention_mask.shape) if isinstance(attention_mask, Tensor) else "that of several masks"
         raise InputError(
-            f"attention_mask has shape {list(attention_mask.shape)}; reduction needs [batch, seq] = "
-            f"{list(sequence.shape[:2])}."
+            f"attention_mask has shape {shape}; reduction needs [batch, seq] = {list(sequence.shape[:2])}."
         )
+    if isinstance(position_ids, Tensor) and position_ids.dim() == 3:  # grids, text before them where packed
+        position_ids = position_ids[0] if len(position_ids) == 4 else None
     if attention_mask is None and isinstance(position_ids, Tensor) and bool((position_ids.diff() != 1).any()):
         raise Unsupported(
             "Packed sequences (position_ids with jumps and no attention_mask) cannot be reduced."
         )
-    check_window(decoder, seq)
 
 
-def check_window(decoder: Any, length: int) -> None:
-    """Refuse a sequence longer than the sliding window, if the language model has one."""
-    window = getattr(decoder.config, "sliding_window", None)
-    if window is not None and length > window:
-        raise Unsupported(
-            f"The sequence of {length} tokens is longer than the model's sliding window of {window}, which "
-            "reduction does not support."
-        )
+def check_trimming(layouts: Sequence[Layout | None], cache: Cache) -> None:
+    """Refuse to decode where a sliding window's cache has kept fillers and lost tokens."""
+    for layout, held in zip(layouts, cache.layers, strict=True):
+        if layout is not None and held.is_sliding and not (layout.dense or layout.right):
+            raise Unsupported(
+                "Decoding after right padding is not supported for layers with a sliding window; pad on the "
+                "left."
+            )
 
 
 def check_cache(cache: Cache | None) -> None:

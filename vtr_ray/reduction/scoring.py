@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from vtr_ray.reduction.layout import Layout, take
+from vtr_ray.reduction.prompt import Prompt
 from vtr_ray.schedule import Ranking, Schedule
 
 # Rows are scored in blocks of at most this many probabilities (256 MB in float32).
@@ -23,7 +24,13 @@ def ranking_rows(layout: Layout, ranking: Ranking) -> tuple[Tensor, Tensor | Non
 
 @torch.no_grad()
 def attention_scores(
-    query: Tensor, key: Tensor, scaling: float, layout: Layout, rows: Tensor, weights: Tensor | None
+    query: Tensor,
+    key: Tensor,
+    scaling: float,
+    layout: Layout,
+    rows: Tensor,
+    weights: Tensor | None,
+    window: int | None = None,
 ) -> Tensor:
     """Attention probability from the ranking rows to every token, mean over heads, weighted mean over rows.
 
@@ -36,6 +43,7 @@ def attention_scores(
         layout: of the keys.
         rows: int64 [batch, rows], the rows' slots.
         weights: float32 [batch, rows], or None for a single row.
+        window: rows see the keys less than that many input positions before them; None: all.
 
     Returns:
         float32 [batch, length].
@@ -44,6 +52,8 @@ def attention_scores(
     key_heads, length = key.shape[1], key.shape[2]
     transposed = key.float().transpose(2, 3)
     place = torch.arange(length, device=key.device)
+    if window is not None and window >= layout.prompt.length:
+        window = None
     total: Tensor | None = None
     block = max(1, _BLOCK // max(1, batch * heads * length))
     for start in range(0, num_rows, block):
@@ -52,6 +62,9 @@ def attention_scores(
         grouped = grouped.permute(0, 2, 3, 1, 4) * scaling  # [batch, key heads, group, rows, head_dim]
         products = grouped.flatten(2, 3) @ transposed
         hidden = place > rows[:, part].unsqueeze(-1)  # [batch, rows, length]
+        if window is not None:
+            where = layout.index.gather(1, rows[:, part]).unsqueeze(-1)
+            hidden = hidden | (where - layout.index.unsqueeze(1) >= window)
         if not layout.dense:
             hidden = hidden | ~layout.valid.unsqueeze(1)
         products = products.view(batch, heads, -1, length).masked_fill_(hidden.unsqueeze(1), float("-inf"))
@@ -74,6 +87,8 @@ def next_layer_scores(
 ) -> Tensor:
     """PDrop's scores: the last prompt token's row with the coming layer's norm and projections.
 
+    A sliding window of that layer is left out, as in PDrop's code: it would hide tokens from the ranking.
+
     Args:
         layer: the coming decoder layer.
         hidden_states: [batch, length, width] entering it, before the cut.
@@ -83,11 +98,9 @@ def next_layer_scores(
     Returns:
         float32 [batch, length].
     """
-    attention = layer.self_attn
-    states = layer.input_layernorm(hidden_states)
-    batch, length, _ = states.shape
-    key = attention.k_proj(states).view(batch, length, -1, attention.head_dim).transpose(1, 2)
-    query = attention.q_proj(take(states, layout.last)).view(batch, 1, -1, attention.head_dim)
+    attention, states = layer.self_attn, layer.input_layernorm(hidden_states)
+    key = _project(attention, states, "k").transpose(1, 2)
+    query = _project(attention, take(states, layout.last), "q")
     cos, sin = cos_sin
     key = _rotate(key, cos.unsqueeze(1), sin.unsqueeze(1))
     row_cos, row_sin = (take(table, layout.last).unsqueeze(2) for table in (cos, sin))
@@ -95,23 +108,44 @@ def next_layer_scores(
     return attention_scores(query, key, attention.scaling, layout, layout.last, None)
 
 
+def _project(attention: Any, states: Tensor, part: Literal["q", "k"]) -> Tensor:
+    """Queries or keys of `states` [batch, length, width] before rotation, [batch, length, heads, head_dim].
+
+    Modules are called as they are, so that adapters and quantised weights count.
+    """
+    size = attention.head_dim
+    if hasattr(attention, "qkv_proj"):
+        heads = attention.config.num_attention_heads * size
+        keys = attention.config.num_key_value_heads * size
+        fused = attention.qkv_proj(states)
+        flat = fused[..., :heads] if part == "q" else fused[..., heads : heads + keys]
+    else:
+        flat = getattr(attention, f"{part}_proj")(states)
+    projected: Tensor = flat.view(*states.shape[:2], -1, size)
+    norm = getattr(attention, f"{part}_norm", nn.Identity())
+    normed: Tensor = norm(projected)
+    return normed
+
+
 def _rotate(states: Tensor, cos: Tensor, sin: Tensor) -> Tensor:
+    """Half-split rotation of the leading dimensions that the tables cover."""
+    size = cos.shape[-1]
+    states, rest = states[..., :size], states[..., size:]
     first, second = states.chunk(2, dim=-1)
-    return states * cos + torch.cat((-second, first), dim=-1) * sin
+    rotated = states * cos + torch.cat((-second, first), dim=-1) * sin
+    return torch.cat((rotated, rest), dim=-1) if rest.shape[-1] else rotated
 
 
-def random_scores(schedule: Schedule, layout: Layout) -> Tensor:
+def random_order(schedule: Schedule, prompt: Prompt) -> Tensor:
     """Scores that depend on the schedule's seed, the sample's vision tokens' number and their index alone.
 
-    A sample's kept tokens are thus the same in any batch, and nested over layers. float32 [batch, length].
+    A sample's kept tokens are thus the same in any batch, and nested over layers. float32 [batch, seq].
     """
     drawn: dict[int, Tensor] = {}
-    for n in set(layout.prompt.num_vision):
+    for n in set(prompt.num_vision):
         generator = torch.Generator().manual_seed((schedule.seed * 1_000_003 + n) % 2**63)
         drawn[n] = torch.randperm(n, generator=generator).float()
-    width = max(drawn)
-    table = torch.zeros(len(layout.counts), max(width, 1))
-    for sample, n in enumerate(layout.prompt.num_vision):
+    table = torch.zeros(len(prompt.num_vision), max(1, *drawn))
+    for sample, n in enumerate(prompt.num_vision):
         table[sample, :n] = drawn[n]
-    ordinals = layout.prompt.ordinals.gather(1, layout.index.clamp(min=0)).clamp(min=0)
-    return table.to(layout.index.device).gather(1, ordinals)
+    return table.to(prompt.valid.device, non_blocking=True).gather(1, prompt.ordinals.clamp(min=0))

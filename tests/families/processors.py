@@ -1,0 +1,68 @@
+"""The families' real processors over a word-level tokenizer, for the toys' models."""
+
+from __future__ import annotations
+
+from typing import Any
+
+NAMED = {
+    "gemma3": {3: "<image_soft_token>", 4: "<video>", 6: "<start_of_image>", 7: "<end_of_image>"},
+    "qwen": {3: "<|image_pad|>", 4: "<|video_pad|>", 6: "<|vision_start|>", 7: "<|vision_end|>"},
+}
+PLACE = {"gemma3": "<start_of_image>", "qwen": "<|vision_start|><|image_pad|><|vision_end|>"}
+
+
+def tokenizer(family: str, **named: str) -> Any:
+    from tokenizers import Tokenizer
+    from tokenizers.models import WordLevel
+    from tokenizers.pre_tokenizers import WhitespaceSplit
+    from transformers import PreTrainedTokenizerFast
+
+    words = {0: "<pad>", 1: "<s>", 2: "</s>", 5: "<unk>", 8: "user", 9: "model", **NAMED[family]}
+    words |= {index: f"w{index}" for index in range(64) if index not in words}
+    backend = Tokenizer(WordLevel({word: index for index, word in words.items()}, unk_token="<unk>"))
+    backend.pre_tokenizer = WhitespaceSplit()
+    return PreTrainedTokenizerFast(
+        tokenizer_object=backend,
+        pad_token="<pad>",
+        bos_token="<s>",
+        eos_token="</s>",
+        unk_token="<unk>",
+        additional_special_tokens=list(NAMED[family].values()),
+        padding_side="left",
+        **({"extra_special_tokens": named} if named else {}),
+    )
+
+
+def template(family: str) -> str:
+    return (
+        "{% for message in messages %}{{ message['role'].replace('assistant', 'model') + ' ' }}"
+        "{% for part in message['content'] %}"
+        "{{ '" + PLACE[family] + " ' if part['type'] == 'image' else part['text'] + ' ' }}"
+        "{% endfor %}{% endfor %}{% if add_generation_prompt %}{{ 'model ' }}{% endif %}"
+    )
+
+
+def processor_of(name: str) -> Any:
+    import transformers
+
+    if name.startswith("gemma3"):
+        named = {
+            "boi_token": "<start_of_image>",
+            "eoi_token": "<end_of_image>",
+            "image_token": "<image_soft_token>",
+        }
+        images = transformers.Gemma3ImageProcessor(size={"height": 16, "width": 16})
+        return transformers.Gemma3Processor(
+            images, tokenizer("gemma3", **named), template("gemma3"), image_seq_length=16
+        )
+    words = tokenizer("qwen")
+    sizes = {"shortest_edge": 16 * 16, "longest_edge": 32 * 32}
+    options = {"patch_size": 4, "temporal_patch_size": 2, "merge_size": 2, "size": sizes}
+    images = transformers.Qwen2VLImageProcessor(**options)
+    if name == "qwen3-vl":
+        videos = transformers.Qwen3VLVideoProcessor(**options)
+        return transformers.Qwen3VLProcessor(
+            images, tokenizer("qwen"), videos, chat_template=template("qwen")
+        )
+    videos = transformers.Qwen2VLVideoProcessor(**options)
+    return transformers.Qwen2_5_VLProcessor(images, words, videos, chat_template=template("qwen"))
