@@ -1,6 +1,21 @@
-"""What a schedule costs: FLOPs counted, prefill time measured. Its memory cost is `Schedule.memory_cost`."""
+"""What a schedule costs: FLOPs and bytes counted, time measured. Memory cost: `Schedule.memory_cost`."""
 
-from vtr_ray.efficiency.flops import Flops, count_flops
+from vtr_ray.efficiency.configs import read_config, shapes
+from vtr_ray.efficiency.flops import Flops, LayerFlops, count_flops
 from vtr_ray.efficiency.latency import Latency, prefill_times
+from vtr_ray.efficiency.memory import count_parameters, kv_bytes
+from vtr_ray.efficiency.vision import Picture, vision_tokens_of
 
-__all__ = ["Flops", "Latency", "count_flops", "prefill_times"]
+__all__ = [
+    "Flops",
+    "Latency",
+    "LayerFlops",
+    "Picture",
+    "count_flops",
+    "count_parameters",
+    "kv_bytes",
+    "prefill_times",
+    "read_config",
+    "shapes",
+    "vision_tokens_of",
+]

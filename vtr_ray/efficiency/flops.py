@@ -2,31 +2,85 @@
 
 from __future__ import annotations
 
-from dataclasses import astuple, dataclass
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from vtr_ray.efficiency.decoder import DecoderShape, check_length, decoder_shape
+from vtr_ray.efficiency.vision import Picture, count_vision, vision_cost
 from vtr_ray.errors import InputError
-from vtr_ray.models import family_of
 from vtr_ray.schedule import Ranking, Schedule
 
 Convention = Literal["paper", "executed"]
 
 
 @dataclass(frozen=True)
-class Flops:
-    """FLOPs by part; a multiply-add counts 2."""
+class LayerFlops:
+    """One decoder layer's FLOPs.
 
-    encoder: float
-    projector: float
-    linear: float  # the decoder layers' matrices
-    attention: float  # the decoder layers' attention products, full square
-    scoring: float  # what the ranking adds; 0 in the paper's convention
-    head: float
+    linear: its matrices. attention: its products, full square. scoring: what ranking adds where it runs: in
+    the layer whose attention ranks for a later cut, or before the layer that ranks by its own projections; 0
+    in the paper's convention.
+    """
+
+    linear: float
+    attention: float
+    scoring: float
 
     @property
     def total(self) -> float:
         """Sum of all parts."""
-        return float(sum(astuple(self)))
+        return self.linear + self.attention + self.scoring
+
+
+@dataclass(frozen=True)
+class Flops:
+    """FLOPs by part; a multiply-add counts 2.
+
+    encoder, projector: of the sample's images. layers: the decoder's, layer 1 first. head: the language
+    model's head.
+    """
+
+    encoder: float
+    projector: float
+    layers: tuple[LayerFlops, ...]
+    head: float
+
+    @property
+    def linear(self) -> float:
+        """The decoder layers' matrices."""
+        return math.fsum(layer.linear for layer in self.layers)
+
+    @property
+    def attention(self) -> float:
+        """The decoder layers' attention products."""
+        return math.fsum(layer.attention for layer in self.layers)
+
+    @property
+    def scoring(self) -> float:
+        """What the ranking adds; 0 in the paper's convention."""
+        return math.fsum(layer.scoring for layer in self.layers)
+
+    @property
+    def per_layer(self) -> tuple[float, ...]:
+        """Each decoder layer's FLOPs, layer 1 first."""
+        return tuple(layer.total for layer in self.layers)
+
+    @property
+    def decoder(self) -> float:
+        """The language model without encoder, projector: decoder layers and head."""
+        return math.fsum(self.per_layer) + self.head
+
+    @property
+    def total(self) -> float:
+        """Sum of all parts."""
+        return self.encoder + self.projector + self.decoder
+
+    @property
+    def macs(self) -> float:
+        """Multiply-adds: half of `total`."""
+        return self.total / 2
 
 
 def count_flops(
@@ -36,6 +90,8 @@ def count_flops(
     text_tokens: int,
     convention: Convention = "paper",
     instruction_tokens: int | None = None,
+    images: Sequence[Picture] | None = None,
+    logits_to_keep: int = 0,
 ) -> Flops:
     """FLOPs of a prefill at batch 1, the language-model head on all tokens left after the last layer.
 
@@ -45,80 +101,65 @@ def count_flops(
     adds what else runs: the encoder's attention and the ranking's own products.
 
     Args:
-        config: of a supported model.
+        config: of a model, in transformers' native layout (see `read_config`).
         schedule: one rate per decoder layer.
         vision_tokens: input vision tokens `N`, of whole images.
         text_tokens: other input tokens.
         convention: "paper" or "executed".
         instruction_tokens: rows that rank, for "executed" with the instruction ranking. Default: all text.
+        images: the sample's pictures, where `vision_tokens` do not tell what the encoder ran on: see
+            `count_vision`.
+        logits_to_keep: tokens that the head runs on; 0: all that are left.
 
     Raises:
-        InputError: a schedule of another length, a fraction of an image, an unknown convention, a family that
-            is not supported.
+        InputError: a schedule of another length, a fraction of an image, an unknown convention, a family,
+            encoder or language model that cannot be counted.
+
+    Example:
+        >>> count_flops(read_config("llava-1.5-7b"), strategies.fastv(32), 576, 75).total / 1e12
+        5.48...
     """
     if convention not in get_args(Convention):
         raise InputError(f"convention is {convention!r}; use paper or executed.")
-    family_of(config)
-    text = config.get_text_config(decoder=True)
-    if schedule.num_layers != text.num_hidden_layers:
-        raise InputError(
-            f"The schedule has {schedule.num_layers} rates but the model has {text.num_hidden_layers} "
-            "decoder layers; give one rate per decoder layer."
-        )
+    executed = convention == "executed"
+    vision_cost(config)  # the family first: it says more than its language model
+    shape = decoder_shape(config)
+    check_length(shape, schedule.num_layers)
+    encoder, projector = count_vision(config, vision_tokens, images, executed)
     counts = schedule.counts(vision_tokens)
     lengths = [kept + text_tokens for kept in counts]
-    width, size = text.hidden_size, _head_dim(text)
-    attended, keys = text.num_attention_heads * size, text.num_key_value_heads * size
-    per_token = 2 * (2 * width * attended + 2 * width * keys + 3 * width * text.intermediate_size)
-    encoder, projector = _vision(config, vision_tokens, executed=convention == "executed")
+    per_token = 2 * shape.width * (2 * shape.attended + 2 * shape.keys + 3 * shape.feed)
     rows = text_tokens if instruction_tokens is None else instruction_tokens
-    return Flops(
-        encoder=encoder,
-        projector=projector,
-        linear=float(sum(n * per_token for n in lengths)),
-        attention=float(sum(4 * n * n * attended for n in lengths)),
-        scoring=_scoring(schedule, counts, lengths, text, rows) if convention == "executed" else 0.0,
-        head=2.0 * lengths[-1] * width * text.vocab_size,
+    scoring = _scoring(schedule, counts, lengths, shape, rows) if executed else [0.0] * len(counts)
+    layers = tuple(
+        LayerFlops(linear=float(n * per_token), attention=4.0 * n * n * shape.attended, scoring=added)
+        for n, added in zip(lengths, scoring, strict=True)
     )
+    last = min(logits_to_keep, lengths[-1]) if logits_to_keep else lengths[-1]
+    return Flops(encoder, projector, layers, head=2.0 * last * shape.width * shape.vocabulary)
 
 
-def _vision(config: Any, vision_tokens: int, executed: bool) -> tuple[float, float]:
-    """Encoder and projector (LLaVA: CLIP-like encoder, two linear layers)."""
-    vision = config.vision_config
-    patches = (vision.image_size // vision.patch_size) ** 2
-    per_image = patches if config.vision_feature_select_strategy == "default" else patches + 1
-    images, rest = divmod(vision_tokens, per_image)
-    if rest:
-        raise InputError(f"{vision_tokens} vision tokens are no whole images of {per_image} tokens each.")
-    tokens, width = patches + 1, vision.hidden_size
-    layer = tokens * 2 * (4 * width**2 + 2 * width * vision.intermediate_size)
-    if executed:
-        layer += 4 * tokens**2 * width
-    embedding = 2 * patches * vision.num_channels * vision.patch_size**2 * width
-    layers = config.vision_feature_layer
-    features = width * (1 if isinstance(layers, int) else len(layers))
-    out = config.get_text_config(decoder=True).hidden_size
-    projector = vision_tokens * 2 * (features * out + out * out)
-    return float(images * (vision.num_hidden_layers * layer + embedding)), float(projector)
-
-
-def _scoring(schedule: Schedule, counts: list[int], lengths: list[int], text: Any, rows: int) -> float:
-    """Products of the ranking: its rows against all keys, at every cut that has to choose."""
-    size = _head_dim(text)
-    attended, keys = text.num_attention_heads * size, text.num_key_value_heads * size
-    total = 0
+def _scoring(
+    schedule: Schedule, counts: list[int], lengths: list[int], shape: DecoderShape, rows: int
+) -> list[float]:
+    """Products of the ranking at each layer: its rows against all keys, for every cut that has to choose."""
+    added = [0.0] * len(counts)
+    span = counts[0] + rows  # from the first vision token to the question's end
     for layer in range(1, len(counts)):
         if not 0 < counts[layer] < counts[layer - 1]:
             continue
-        length = lengths[layer - 1]
-        if schedule.ranking is Ranking.INSTRUCTION:
-            total += 2 * rows * length * (attended + 1)  # and the mean over rows
-        elif schedule.ranking is Ranking.LAST_TOKEN:
-            total += 2 * length * attended
-        elif schedule.ranking is Ranking.NEXT_LAYER:
-            total += 2 * length * attended + 2 * text.hidden_size * (attended + length * keys)
-    return float(total)
-
-
-def _head_dim(text: Any) -> int:
-    return int(getattr(text, "head_dim", None) or text.hidden_size // text.num_attention_heads)
+        if schedule.ranking is Ranking.NEXT_LAYER:
+            length = lengths[layer - 1]
+            projections = 2.0 * shape.width * (shape.attended + length * shape.keys)
+            if shape.fused:
+                projections = 2.0 * shape.width * (length + 1) * (shape.attended + 2 * shape.keys)
+            added[layer] = 2.0 * length * shape.attended + projections
+        elif schedule.ranking is not Ranking.RANDOM:
+            # A sliding window may hide vision tokens from the rows: the last layer whose window does not.
+            seeing = [i for i in range(layer) if (shape.windows[i] or span) >= span]
+            source = seeing[-1] if seeing else layer - 1
+            if schedule.ranking is Ranking.INSTRUCTION:
+                added[source] = 2.0 * rows * lengths[source] * (shape.attended + 1)  # and the mean over rows
+            else:
+                added[source] = 2.0 * lengths[source] * shape.attended
+    return added

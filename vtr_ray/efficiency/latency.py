@@ -71,16 +71,17 @@ def prefill_times(
     for turn in range(warmup + repeats):
         for schedule, taken in zip(schedules, times, strict=True):
             with reduce_vision_tokens(model, schedule, vision_mask=vision):
-                _synchronise(model.device)
+                synchronise(model.device)
                 start = time.perf_counter()
                 model(inputs_embeds=embeddings, use_cache=True, logits_to_keep=1)
-                _synchronise(model.device)
+                synchronise(model.device)
                 elapsed = time.perf_counter() - start
             if turn >= warmup:
                 taken.append(elapsed)
     return [Latency(tuple(taken)) for taken in times]
 
 
-def _synchronise(device: torch.device) -> None:
+def synchronise(device: torch.device) -> None:
+    """Wait until the device has done what it was given."""
     if device.type != "cpu":
         torch.accelerator.synchronize(device)
