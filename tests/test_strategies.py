@@ -52,6 +52,28 @@ def test_the_papers_memory_costs(schedule: strategies.Schedule, memory_cost: flo
     assert schedule.memory_cost == pytest.approx(memory_cost, abs=5e-4)
 
 
+@pytest.mark.parametrize("drop", [0.5, 0.6, 0.75])
+def test_pdrops_lambda_at_fastvs_budget(drop: float) -> None:
+    """The paper's Fig. 4: one memory cost, lambda by bisection of 8 (1 + x + x^2 + x^3) / 32."""
+    cost = strategies.fastv(32, drop).memory_cost
+    low, high = 0.0, 1.0
+    for _ in range(60):
+        middle = (low + high) / 2
+        low, high = (low, middle) if sum(middle**stage for stage in range(4)) / 4 > cost else (middle, high)
+    schedule = strategies.at_memory_cost("pyramid_drop", 32, cost)
+    assert schedule.rates[8] == pytest.approx(low, abs=1e-9)
+    assert schedule == strategies.pyramid_drop(32, keep=schedule.rates[8])
+    assert schedule.memory_cost == pytest.approx(cost, abs=1e-12)
+
+
+def test_pdrops_three_stages_leave_a_quarter() -> None:
+    """Below it no lambda helps; earlier stages do."""
+    with pytest.raises(InputError, match=r"its lowest is 0\.25"):
+        strategies.at_memory_cost("pyramid_drop", 32, strategies.fastv(32, 0.875).memory_cost)
+    schedule = strategies.at_memory_cost("pyramid_drop", 32, 0.18, layers=(2, 8, 16))
+    assert schedule.memory_cost == pytest.approx(0.18)
+
+
 def test_random_keeps_the_rates_and_changes_the_ranking() -> None:
     schedule = strategies.random(strategies.fastv(8, 0.5), seed=3)
     assert schedule.rates == strategies.fastv(8, 0.5).rates

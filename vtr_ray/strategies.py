@@ -42,7 +42,10 @@ def pyramid_drop(num_layers: int, layers: Sequence[int] | None = None, keep: flo
 
     Stage `s` keeps `int(N * keep**s)` of the original `N`, ranked by the last prompt token's row with the
     coming layer's projections; positions are renumbered. `layers` defaults to L/4, L/2, 3L/4 (of 32: 8, 16,
-    24). Stages at or beyond `L` never fire, as in their code.
+    24). Stages at or beyond `L` never fire: `pyramid_drop(24, layers=(8, 16, 24))` is PDrop on 24 layers as
+    the G-Search paper ran it (the list of 32 layers reused, its third drop idle, memory cost 0.583);
+    `pyramid_drop(24)` scales the stages. For a budget, `at_memory_cost("pyramid_drop", ...)` solves `keep`,
+    which is PDrop's lambda.
     """
     _fraction("keep", keep)
     if layers is None:

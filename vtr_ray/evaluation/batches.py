@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from itertools import groupby
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from vtr_ray.errors import InputError
 from vtr_ray.evaluation import prompts
 from vtr_ray.evaluation.samples import Sample, read_image
-from vtr_ray.models import embed, encode_images, family_of
+from vtr_ray.models import encode, family_of, model_inputs
 
 IGNORED = -100
 
@@ -21,28 +22,56 @@ IGNORED = -100
 class Tensors:
     """What a forward pass over a batch needs. Rows are left-padded, so that all end together.
 
-    embeds: [batch, seq, width], vision features in place. mask: int64 [batch, seq], 0 at padding.
-    positions: int64 [batch, seq]. prompt, vision: bool [batch, seq]; target tokens are not prompt.
+    inputs: keyword arguments of the call, vision features in place of pixels; of them
+        mask: int64 [batch, seq], 0 at padding, and positions: int64 [batch, seq] or [3, batch, seq].
+    prompt, vision: bool [batch, seq]; target tokens are not prompt.
     targets: int64 [batch, longest target + 1], the tokens that the last places must yield, right-aligned,
         end token (any of the model's, here the first) included, `IGNORED` before; zero columns where the
         batch generates.
     """
 
-    embeds: Tensor
-    mask: Tensor
-    positions: Tensor
+    inputs: Mapping[str, Any]
     prompt: Tensor
     vision: Tensor
     targets: Tensor
 
+    @property
+    def mask(self) -> Tensor:
+        """The call's attention mask."""
+        mask: Tensor = self.inputs["attention_mask"]
+        return mask
+
+    @property
+    def positions(self) -> Tensor:
+        """The call's position ids."""
+        positions: Tensor = self.inputs["position_ids"]
+        return positions
+
     def map(self, function: Callable[[Tensor], Tensor]) -> Tensors:
         """The same batch with `function` of every tensor."""
-        return Tensors(**{field.name: function(getattr(self, field.name)) for field in fields(self)})
+        return Tensors(**{field.name: _mapped(getattr(self, field.name), function) for field in fields(self)})
 
     @property
     def bytes(self) -> int:
         """Bytes of all tensors together."""
-        return sum(getattr(self, field.name).nbytes for field in fields(self))
+        sizes: list[int] = []
+
+        def count(tensor: Tensor) -> Tensor:
+            sizes.append(tensor.nbytes)
+            return tensor
+
+        self.map(count)
+        return sum(sizes)
+
+
+def _mapped(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, Mapping):  # a dict, or a model's output
+        return type(value)(**{name: _mapped(entry, function) for name, entry in value.items()})
+    if isinstance(value, list | tuple):
+        return type(value)(_mapped(entry, function) for entry in value)
+    return value
 
 
 def form_batches(exact: Sequence[bool], lengths: Sequence[int], batch_size: int) -> list[tuple[int, ...]]:
@@ -101,7 +130,5 @@ def build(
         if teacher:
             tokens = torch.tensor([*target, end_token], dtype=torch.int64, device=device)
             wanted[number, width - len(tokens) :] = tokens
-    vision = (ids == family_of(model).vision_token_id(model.config)) & mask.bool()
-    embeds = embed(model, ids, encode_images(model, inputs))
-    positions = (mask.cumsum(1) - 1).clamp(min=0)
-    return Tensors(embeds, mask, positions, prompt, vision, wanted)
+    vision = family_of(model).is_vision(model.config, ids) & mask.bool()
+    return Tensors(model_inputs(model, ids, mask, encode(model, inputs)), prompt, vision, wanted)

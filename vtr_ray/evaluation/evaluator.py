@@ -19,10 +19,11 @@ from vtr_ray.evaluation import prompts
 from vtr_ray.evaluation.batches import IGNORED, Tensors, build, form_batches
 from vtr_ray.evaluation.greedy import NotANumber, arg_max, greedy
 from vtr_ray.evaluation.outcome import Outcome
-from vtr_ray.evaluation.samples import Sample, SampleSet, image_size
+from vtr_ray.evaluation.samples import Sample, SampleSet, image_size, read_image
 from vtr_ray.models import family_of, load_model
 from vtr_ray.reduction import reduce_vision_tokens
 from vtr_ray.schedule import Schedule
+from vtr_ray.withdrawal import FIRST, SAMPLES, THRESHOLD, Withdrawal, find_withdrawal
 
 logger = logging.getLogger(__name__)
 
@@ -100,7 +101,7 @@ class Evaluator:
     @cached_property
     def _vision_counts(self) -> list[int]:
         # The processor decides by the image's size, so one image of each size is enough.
-        token = family_of(self.model).vision_token_id(self.model.config)
+        family = family_of(self.model)
         known: dict[tuple[int, int], int] = {}
         counts = []
         for sample in self.samples:
@@ -108,7 +109,7 @@ class Evaluator:
             if size not in known:
                 text = prompts.prompt_text(self.processor, sample.question)
                 ids = prompts.encode(self.processor, [Image.new("RGB", size)], [text])["input_ids"]
-                known[size] = int((ids == token).sum())
+                known[size] = int(family.is_vision(self.model.config, ids).sum())
             counts.append(known[size])
         return counts
 
@@ -173,13 +174,7 @@ class Evaluator:
 
     def _decided(self, batch: Tensors) -> list[float]:
         """1 where every target token and an end token after them are the arg-max, else 0."""
-        logits = self.model(
-            inputs_embeds=batch.embeds,
-            attention_mask=batch.mask,
-            position_ids=batch.positions,
-            use_cache=False,
-            logits_to_keep=batch.targets.shape[1],
-        ).logits
+        logits = self.model(**batch.inputs, use_cache=False, logits_to_keep=batch.targets.shape[1]).logits
         ignored = batch.targets == IGNORED
         predicted = arg_max(logits, ignored)
         right = (predicted == batch.targets) | ignored
@@ -203,8 +198,8 @@ class Evaluator:
                 int(self._ends[0]),
                 self._max_pixels,
             )
-            kept = sum(batch.bytes for batch in self._tensors.values() if batch.embeds.is_cuda)
-            if tensors.embeds.is_cuda and kept + tensors.bytes > self._device_budget:
+            kept = sum(batch.bytes for batch in self._tensors.values() if batch.mask.is_cuda)
+            if tensors.mask.is_cuda and kept + tensors.bytes > self._device_budget:
                 tensors = tensors.map(Tensor.cpu)
             self._tensors[part] = tensors
         return self._tensors[part].map(lambda tensor: tensor.to(self.model.device))
@@ -216,6 +211,11 @@ class Evaluator:
             prompts.prompt_length(self.processor, prompts.prompt_text(self.processor, sample.question))
             for sample in self.samples
         )
+
+    @property
+    def sample_tokens(self) -> tuple[int, int]:
+        """Vision and text tokens of a sample's prompt, the (lower) medians over the samples."""
+        return median_low(self._vision_counts), self.text_tokens
 
     def costs(self, schedules: Sequence[Schedule]) -> list[tuple[float, float]]:
         """TFLOPs (paper's convention) and median prefill seconds of each schedule, at batch 1.
@@ -229,6 +229,25 @@ class Evaluator:
             (count_flops(self.model.config, schedule, tokens, self.text_tokens).total / 1e12, time.median)
             for schedule, time in zip(schedules, times, strict=True)
         ]
+
+    def find_withdrawal(
+        self, count: int = SAMPLES, threshold: float = THRESHOLD, first: int = FIRST
+    ) -> Withdrawal:
+        """VTW's search for its K on the prompts of `count` samples, spread evenly over all of them.
+
+        Raises InputError as `vtr_ray.withdrawal.find_withdrawal` does.
+        """
+        count = min(count, len(self.samples))
+        chosen = [self.samples.samples[number * len(self.samples) // count] for number in range(count)]
+        prompted = (
+            prompts.encode(
+                self.processor,
+                [read_image(sample.image, self._max_pixels)],
+                [prompts.prompt_text(self.processor, sample.question)],
+            ).to(self.model.device, dtype=self.model.dtype)
+            for sample in chosen
+        )
+        return find_withdrawal(self.model, prompted, threshold=threshold, first=first)
 
     def sources(self) -> dict[str, str]:
         """Sample id -> source."""

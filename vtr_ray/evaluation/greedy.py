@@ -40,18 +40,12 @@ def greedy(model: Any, batch: Tensors, end_tokens: Tensor, limits: list[int]) ->
     written an end token (int64 [number]) or has reached its limit of new tokens.
     Raises NotANumber.
     """
-    output = model(
-        inputs_embeds=batch.embeds,
-        attention_mask=batch.mask,
-        position_ids=batch.positions,
-        use_cache=True,
-        logits_to_keep=1,
-    )
+    output = model(**batch.inputs, use_cache=True, logits_to_keep=1)
     cache = output.past_key_values
     rows, prompt = batch.mask.shape
     longest = max(limits)
     mask = torch.cat([batch.mask, batch.mask.new_ones(rows, longest)], dim=1)
-    position = batch.positions[:, -1:]
+    position = batch.positions[..., -1:]
     limit = torch.tensor(limits, device=mask.device)
     ended = torch.zeros(rows, dtype=torch.bool, device=mask.device)
     written: list[Tensor] = []

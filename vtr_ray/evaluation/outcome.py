@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 
@@ -39,3 +39,11 @@ def effectiveness(outcomes: Iterable[Outcome]) -> float:
         if one.sample_id == other.sample_id:
             raise ValueError(f"sample {one.sample_id} has two outcomes")
     return math.fsum(outcome.score for outcome in ordered) / len(ordered)
+
+
+def by_source(outcomes: Iterable[Outcome], sources: Mapping[str, str]) -> dict[str, float]:
+    """E of each source, in alphabetical order; `sources`: each sample's source by its id."""
+    groups: dict[str, list[Outcome]] = {}
+    for outcome in outcomes:
+        groups.setdefault(sources[outcome.sample_id], []).append(outcome)
+    return {source: effectiveness(group) for source, group in sorted(groups.items())}

@@ -53,8 +53,9 @@ def prompt_length(processor: Any, text: str) -> int:
 def encode(processor: Any, images: Sequence[Image.Image], texts: Sequence[str]) -> Any:
     """The processor's inputs, one image and one prompt a row, padded; one placeholder per vision token."""
     specials = _adds_specials(processor, texts[0])
+    nested = [[image] for image in images]  # some processors take a flat list for one row's
     return processor(
-        images=list(images), text=list(texts), padding=True, add_special_tokens=specials, return_tensors="pt"
+        images=nested, text=list(texts), padding=True, add_special_tokens=specials, return_tensors="pt"
     )
 
 

@@ -1,0 +1,71 @@
+"""Strategies as the command line names them: `fastv:drop=0.875`, `pyramid_drop:layers=8/16/24`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from vtr_ray import strategies
+from vtr_ray.errors import InputError
+from vtr_ray.schedule import Schedule
+
+_MAKERS: dict[str, Callable[..., Schedule]] = {
+    name: getattr(strategies, name) for name in ("none", "fastv", "vtw", "pyramid_drop", "p_sigmoid")
+}
+CONTROL = "random"
+
+
+def name_of(text: str) -> str:
+    """The strategy's name, checked.
+
+    Raises:
+        InputError: an unknown one.
+    """
+    name = text.partition(":")[0]
+    if name not in (*_MAKERS, CONTROL):
+        raise InputError(f"no strategy {name!r}; use one of: {', '.join((*_MAKERS, CONTROL))}")
+    return name
+
+
+def named_schedule(text: str, num_layers: int, memory_cost: float | None = None) -> Schedule:
+    """The schedule of `NAME` or `NAME:OPTION=VALUE,...`, options as the function in `strategies` has them.
+
+    memory_cost: solve the strategy's free parameter for it.
+
+    Raises:
+        InputError: an unknown name or option, a value that is none, a cost that cannot be reached.
+    """
+    name, maker = name_of(text), _MAKERS[name_of(text)]
+    options = _options(name, text.partition(":")[2])
+    if memory_cost is not None:
+        return strategies.at_memory_cost(name, num_layers, memory_cost, **options)
+    parameters = list(inspect.signature(maker).parameters.values())[1:]
+    known = [parameter.name for parameter in parameters]
+    for option in options:
+        if option not in known:
+            raise InputError(f"{name} has no option {option!r}; it has: {', '.join(known) or 'none'}")
+    for parameter in parameters:
+        if parameter.default is inspect.Parameter.empty and parameter.name not in options:
+            raise InputError(f"{name} needs {parameter.name}: write {name}:{parameter.name}=VALUE")
+    return maker(num_layers, **options)
+
+
+def _options(name: str, text: str) -> dict[str, Any]:
+    options: dict[str, Any] = {}
+    for part in filter(None, text.split(",")):
+        option, equals, value = part.partition("=")
+        if not equals or option in options:
+            raise InputError(f"{name}: {part!r} is no new option; write {name}:OPTION=VALUE,OPTION=VALUE")
+        options[option] = _value(name, option, value)
+    return options
+
+
+def _value(name: str, option: str, text: str) -> Any:
+    try:
+        if option == "layers":
+            return tuple(int(layer) for layer in text.split("/"))
+        return int(text) if option in ("after_layer", "withdraw_after") else float(text)
+    except ValueError:
+        expected = {"layers": "layers as 8/16/24", "after_layer": "a layer", "withdraw_after": "a layer"}
+        raise InputError(f"{name}: {option} is {text!r}; use {expected.get(option, 'a number')}") from None
