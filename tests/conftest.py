@@ -35,6 +35,10 @@ WORDS = [
 ]
 
 
+def pytest_addoption(parser: pytest.Parser) -> None:
+    parser.addoption("--device", default="cpu", help="where the families run: cpu, or cuda (bfloat16)")
+
+
 def make_llava(seed: int = 0, text: str = "llama", attn: str = "sdpa", **text_options: Any) -> Any:
     """A LLaVA of width 32 with 5 decoder layers; weights large enough that attention is far from uniform."""
     from transformers import CLIPVisionConfig, LlavaConfig, LlavaForConditionalGeneration

@@ -23,7 +23,9 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Model = Annotated[str, Option(help="checkpoint directory or hub id; embedded: the small one that ships")]
+Model = Annotated[
+    str, Option(help="checkpoint directory, hub id, or embedded (embedded:deco, ...): what ships")
+]
 Dtype = Annotated[str, Option(help="auto, float32, bfloat16 or float16")]
 Attn = Annotated[str, Option(help="attention implementation, as transformers names it")]
 Batch = Annotated[int, Option(min=1, help="samples of one forward pass")]
@@ -34,6 +36,14 @@ Gpus = Annotated[
     float | None, Option("--gpus-per-actor", help="default: an even share; 0.5 packs two on one")
 ]
 Images = Annotated[Path | None, Option(help="folder of the images; default: the folder of the JSON")]
+VisionTokens = Annotated[
+    int | None, Option(min=1, help="vision tokens of a sample; default: one image's, five tiles' where tiled")
+]
+TextTokens = Annotated[int, Option(min=1, help="text tokens of a sample's prompt")]
+ImageSize = Annotated[
+    list[str] | None,
+    Option("--image", help="HEIGHTxWIDTH of a sample's image, for families that ask; repeat"),
+]
 
 
 @app.command()
@@ -80,7 +90,22 @@ def gsearch(
 
 @app.command()
 def evaluate(
-    schedules: Annotated[list[Path], Argument(help="schedule files, as gsearch writes them")],
+    schedules: Annotated[list[Path] | None, Argument(help="schedule files, as gsearch writes them")] = None,
+    strategy: Annotated[
+        list[str] | None,
+        Option(
+            help="none, fastv, vtw, pyramid_drop, p_sigmoid with their options (fastv:drop=0.875; "
+            "pyramid_drop:layers=8/16/24,keep=0.5), or random: the control of all others; repeat for more"
+        ),
+    ] = None,
+    memory_cost: Annotated[
+        float | None, Option(help="solve every --strategy for this mean keeping rate over all layers")
+    ] = None,
+    find_k: Annotated[
+        bool,
+        Option("--find-k", help="with --strategy vtw: search its layer on 20 of the samples, as VTW does"),
+    ] = False,
+    seed: Annotated[int, Option(min=0, help="of the random control")] = 0,
     model: Model = "embedded",
     samples: Annotated[
         Path | None, Option(help="LLaVA-format JSON; default: the embedded test split")
@@ -94,12 +119,14 @@ def evaluate(
     cpus: Cpus = None,
     gpus: Gpus = None,
 ) -> None:
-    """Compares schedules with no reduction on the same samples."""
+    """Compares schedules and published strategies with no reduction on the same samples."""
+    from vtr_ray.commands.evaluate import StrategyOptions
     from vtr_ray.commands.evaluate import evaluate as command
     from vtr_ray.commands.inputs import ModelOptions, PoolOptions
 
     options = ModelOptions(model, dtype, attn, batch, max_pixels)
-    command(schedules, options, samples, images, PoolOptions(actors, cpus, gpus), _console())
+    named = StrategyOptions(tuple(strategy or ()), memory_cost, find_k, seed)
+    command(schedules or [], options, samples, images, PoolOptions(actors, cpus, gpus), _console(), named)
 
 
 @app.command()
@@ -121,9 +148,24 @@ def samples(
 
 
 @app.command()
+def convert(
+    source: Annotated[Path, Argument(metavar="DIR", help="an original-layout InternVL2 checkpoint")],
+    out: Annotated[Path | None, Option(help="default: DIR-native")] = None,
+) -> None:
+    """Writes an original InternVL2 checkpoint in the native layout; no code of the checkpoint runs."""
+    from vtr_ray.commands.convert import convert as command
+
+    command(source, out, _console())
+
+
+@app.command()
 def show(
     schedule: Annotated[Path, Argument(help="a schedule file")],
     tokens: Annotated[int | None, Option(help="vision tokens N: show counts too")] = None,
+    model: Annotated[
+        str | None, Option(help="show FLOPs and KV cache on this model, as plan takes it")
+    ] = None,
+    text_tokens: TextTokens = 75,
     figure: Annotated[
         Path | None, Option(help="draw the keeping-rate curve into this png, svg or pdf")
     ] = None,
@@ -145,10 +187,98 @@ def show(
     for layer, rate in enumerate(loaded.rates, start=1):
         table.add_row(str(layer), f"{rate:.4f}", *([str(counts[layer - 1])] if counts else []))
     console.print(table)
+    if model is not None:
+        from vtr_ray.commands.costs import cost_lines
+
+        for line in cost_lines(loaded, model, tokens, text_tokens):
+            console.print(line, highlight=False, soft_wrap=True)
     if figure is not None:
         from vtr_ray.report.curve import draw_curve
 
         console.print(f"Wrote {draw_curve({schedule.stem: loaded}, figure)}", soft_wrap=True)
+
+
+@app.command()
+def plan(
+    schedules: Annotated[list[Path] | None, Argument(help="schedule files to cost")] = None,
+    model: Annotated[
+        str, Option(help="checkpoint directory, config.json, hub id, or a shape as llava-1.5-7b; embedded")
+    ] = "embedded",
+    vision_tokens: VisionTokens = None,
+    text_tokens: TextTokens = 75,
+    image: ImageSize = None,
+    stride: Annotated[int, Option(help="layers from one searched layer to the next")] = 3,
+    initial: Annotated[int, Option(help="uniformly spread points per layer")] = 10,
+    iterations: Annotated[int, Option(help="Bayesian optimisation steps per layer")] = 5,
+    samples: Annotated[int, Option(min=1, help="search samples")] = 1000,
+    answer_tokens: Annotated[int, Option(min=0, help="target tokens of a sample")] = 5,
+    batch: Batch = 16,
+    gpus: Annotated[int, Option(min=1, help="devices that share each trial")] = 1,
+    gpu: Annotated[
+        str | None, Option(help="kind of GPU, as h100: its peak at an assumed utilisation")
+    ] = None,
+    tflops_per_gpu: Annotated[
+        float | None, Option(help="TFLOP/s that a device achieves; default: measured on this one")
+    ] = None,
+    expect: Annotated[float, Option(help="memory cost that the search is assumed to end with")] = 0.6,
+    overhead: Annotated[float, Option(min=0, help="seconds between trials")] = 0.1,
+    dtype: Annotated[str, Option(help="of weights and cache: bfloat16, float16 or float32")] = "bfloat16",
+    layers: Annotated[bool, Option("--layers", help="also by layer")] = False,
+    json: Annotated[Path | None, Option(help="write it all to this file")] = None,
+) -> None:
+    """Costs schedules and a search before a cluster is paid for, from the configuration alone."""
+    from vtr_ray.commands import plan as command
+    from vtr_ray.commands.costs import SampleOptions
+
+    command.plan(
+        model,
+        schedules or [],
+        SampleOptions(vision_tokens, text_tokens, tuple(image or ())),
+        command.SearchOptions(stride, initial, iterations, samples, batch, answer_tokens),
+        command.DeviceOptions(gpus, gpu, tflops_per_gpu, expect, overhead),
+        dtype,
+        layers,
+        json,
+        _console(),
+    )
+
+
+@app.command()
+def bench(
+    schedules: Annotated[list[Path] | None, Argument(help="schedule files to time")] = None,
+    model: Annotated[
+        str,
+        Option(help="checkpoint directory or hub id; with --random-weights also a config.json or a shape"),
+    ] = "embedded",
+    random_weights: Annotated[
+        bool, Option("--random-weights", help="load nothing: speed does not depend on the values")
+    ] = False,
+    vision_tokens: VisionTokens = None,
+    text_tokens: TextTokens = 75,
+    image: ImageSize = None,
+    new_tokens: Annotated[int, Option(min=1, help="tokens decoded, the prefill's own included")] = 5,
+    batch: Annotated[int, Option(min=1, help="equal samples at once")] = 1,
+    encoder: Annotated[bool, Option(help="time encoder and projector as part of the prefill")] = True,
+    dtype: Dtype = "auto",
+    attn: Annotated[str, Option(help="sdpa, sdpa-flash (its flash kernel alone), eager, ...")] = "sdpa",
+    device: Annotated[str, Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
+    warmup: Annotated[int, Option(min=0, help="untimed turns")] = 2,
+    repeats: Annotated[int, Option(min=1, help="timed turns")] = 9,
+    json: Annotated[Path | None, Option(help="write it all to this file")] = None,
+) -> None:
+    """Times prefill and decode with and without schedules, beside what the FLOPs promise.
+
+    Without schedule files: FastV 50 % and a P-Sigmoid curve of memory cost 0.34. The protocol is the paper's
+    (75 text tokens in, 5 out) unless options say otherwise.
+    """
+    from vtr_ray.commands import bench as command
+    from vtr_ray.commands.costs import SampleOptions
+
+    options = command.BenchOptions(
+        random_weights, dtype, attn, device, batch, new_tokens, encoder, warmup, repeats
+    )
+    sample = SampleOptions(vision_tokens, text_tokens, tuple(image or ()))
+    command.bench(model, schedules or [], sample, options, json, _console())
 
 
 def _console() -> Any:

@@ -6,10 +6,13 @@ import os
 import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 from rich.console import Console
 
+from vtr_ray import strategies
 from vtr_ray.commands.inputs import (
     ModelOptions,
     PoolOptions,
@@ -17,7 +20,9 @@ from vtr_ray.commands.inputs import (
     search_samples,
     test_samples,
 )
+from vtr_ray.efficiency import count_flops
 from vtr_ray.errors import InputError
+from vtr_ray.models import load_config
 from vtr_ray.report.comparison import (
     Row,
     compare_schedules,
@@ -27,11 +32,15 @@ from vtr_ray.report.comparison import (
 )
 from vtr_ray.report.curve import draw_curve
 from vtr_ray.report.live import Display
+from vtr_ray.schedule import Schedule
 from vtr_ray.search import GSearch
-from vtr_ray.tracking import Tracker, default_uri, ui_command
+from vtr_ray.store import default_uri, ui_command
+from vtr_ray.tracking import Tracker
 from vtr_ray.tuning.cluster import connected
 from vtr_ray.tuning.directory import Settings, check_run_directory, record_results, write_json
 from vtr_ray.tuning.run import Found, run_search
+
+Costs = tuple[dict[str, float], dict[str, float]]  # of the found schedule, of no reduction
 
 
 @dataclass(frozen=True)
@@ -116,9 +125,17 @@ def gsearch(
                 f"{len(samples.set)} search samples, at most {search.total_trials} trials. Run: {out}",
                 soft_wrap=True,
             )
+            cost = partial(_cost, load_config(model.path), pool.call("sample_tokens"))
             with Display(console) as display:
                 found = run_search(
-                    search, pool, out, settings, resume=run.resume, on_trial=display, tracker=tracker
+                    search,
+                    pool,
+                    out,
+                    settings,
+                    resume=run.resume,
+                    on_trial=display,
+                    tracker=tracker,
+                    cost=cost,
                 )
             if run.compare and test is None:
                 console.print("No held-out samples (--test FILE.json): compared on the search samples.")
@@ -126,13 +143,20 @@ def gsearch(
         if run.compare and test is not None:
             with pool_options.open(model, test, "test") as pool:
                 rows = _compare(pool, found, search_options.seed, console)
-        _record(found, rows if run.compare else [], out, len((test or samples).set))
+        costs = cost(found.schedule), cost(strategies.none(found.schedule.num_layers))
+        _record(found, costs, rows if run.compare else [], out, len((test or samples).set))
         tracker.notify()
         if run.compare:
             console.print(comparison_table(rows, len((test or samples).set)))
             console.print(sources_table(rows))
-    _say_where(console, found, out, ui, time.monotonic() - began)
+    _say_where(console, found, costs, out, ui, time.monotonic() - began)
     return out
+
+
+def _cost(config: Any, tokens: tuple[int, int], schedule: Schedule) -> dict[str, float]:
+    """What stands beside a schedule; TFLOPs by the paper's convention, for a median sample."""
+    tflops = count_flops(config, schedule, *tokens).total / 1e12
+    return {"memory_cost": schedule.memory_cost, "tflops": tflops}
 
 
 def _compare(pool: object, found: Found, seed: int, console: Console) -> list[Row]:
@@ -141,20 +165,18 @@ def _compare(pool: object, found: Found, seed: int, console: Console) -> list[Ro
         return compare_schedules(pool, schedules, on_row=lambda row: status.update(f"compared: {row.name}"))
 
 
-def _record(found: Found, rows: Sequence[Row], out: Path, samples: int) -> None:
+def _record(found: Found, costs: Costs, rows: Sequence[Row], out: Path, samples: int) -> None:
     """Figure and table on disk, and named for MLflow."""
     curves = {"G-Search": found.schedule}
     curves |= {row.name: row.schedule for row in rows if row.name in ("FastV", "PDrop", "VTW", "P-Sigmoid")}
     figure = draw_curve(curves, out / "keeping_rate.png", "Keeping rate by layer")
     artifacts = [figure]
-    metrics: dict[str, float] = {}
+    metrics = {"tflops": costs[0]["tflops"], "tflops_no_reduction": costs[1]["tflops"]}
     if rows:
         write_json(out / "comparison.json", {"samples": samples, "rows": [row.to_dict() for row in rows]})
         artifacts.append(out / "comparison.json")
         none, ours = rows[0], rows[1]
-        metrics = {
-            "tflops": ours.tflops,
-            "tflops_no_reduction": none.tflops,
+        metrics |= {
             "prefill_ms": 1000 * ours.prefill,
             "prefill_ms_no_reduction": 1000 * none.prefill,
         }
@@ -162,11 +184,12 @@ def _record(found: Found, rows: Sequence[Row], out: Path, samples: int) -> None:
     record_results(out, metrics, artifacts)
 
 
-def _say_where(console: Console, found: Found, out: Path, ui: str, seconds: float) -> None:
+def _say_where(console: Console, found: Found, costs: Costs, out: Path, ui: str, seconds: float) -> None:
     before = "" if found.score_before is None else f" (no reduction: {found.score_before:.4f})"
     score = "" if found.score is None else f", E {found.score:.4f}{before}"
     lines = [
-        f"Found: memory cost {found.schedule.memory_cost:.3f}{score}, in {seconds / 60:.1f} minutes.",
+        f"Found: memory cost {found.schedule.memory_cost:.3f}, {costs[0]['tflops']:.4g} TFLOPs "
+        f"(no reduction: {costs[1]['tflops']:.4g}){score}, in {seconds / 60:.1f} minutes.",
         f"Schedule:   {out / 'schedule.json'}",
         f"Figure:     {out / 'keeping_rate.png'}",
         f"MLflow run: {out.name}; open the UI with",

@@ -17,23 +17,26 @@ from vtr_ray.evaluation.suites import load_tasks
 from vtr_ray.models import load_config
 from vtr_ray.tuning.cluster import fair_share
 
-EMBEDDED = "embedded"
-
 
 @dataclass(frozen=True)
 class ModelOptions:
     """The options of every command that runs a model."""
 
-    model: str = EMBEDDED
+    model: str = embedded.NAME
     dtype: str = "auto"
     attn: str = "sdpa"
     batch: int = 16
     max_pixels: int | None = None
 
     @property
+    def embedded(self) -> bool:
+        """Whether it is the embedded model or a variant of it: `embedded:deco`."""
+        return embedded.names(self.model)
+
+    @property
     def path(self) -> str:
         """What `load_model` takes."""
-        return str(embedded.MODEL) if self.model == EMBEDDED else self.model
+        return embedded.checkpoint(self.model)
 
     def num_layers(self) -> int:
         """Decoder layers, from the configuration alone: a wrong path fails before Ray starts."""
@@ -84,7 +87,7 @@ def search_samples(model: ModelOptions, file: Path | None, images: Path | None) 
 
 def test_samples(model: ModelOptions, file: Path | None, images: Path | None) -> Samples | None:
     """The held-out samples, or None where a user's own model comes without."""
-    if file is None and model.model != EMBEDDED:
+    if file is None and not model.embedded:
         return None
     return _samples(model, file, images, embedded.test_tasks, "--test")
 
@@ -95,7 +98,7 @@ def _samples(
     if file is not None:
         folder = None if images is None else images.absolute()
         return _loaded(partial(load_llava, file.absolute(), folder))
-    if model.model != EMBEDDED:
+    if not model.embedded:
         raise InputError(f"a model of your own needs samples: give {option} FILE.json and --images DIR")
     return _loaded(partial(load_tasks, tasks(), embedded.TASKS_FOLDER))
 

@@ -10,7 +10,7 @@ from rich.table import Table
 
 from vtr_ray import strategies
 from vtr_ray.errors import InputError
-from vtr_ray.evaluation.outcome import Outcome, effectiveness
+from vtr_ray.evaluation.outcome import Outcome, by_source, effectiveness
 from vtr_ray.evaluation.statistics import Comparison, compare
 from vtr_ray.schedule import Schedule
 
@@ -91,7 +91,7 @@ def compare_schedules(
             schedule=schedule,
             accuracy=effectiveness(outcomes),
             difference=compare(outcomes, baseline) if rows else None,
-            per_source=_per_source(outcomes, sources),
+            per_source=by_source(outcomes, sources),
             tflops=tflops,
             prefill=prefill,
         )
@@ -99,13 +99,6 @@ def compare_schedules(
         if on_row is not None:
             on_row(row)
     return rows
-
-
-def _per_source(outcomes: Sequence[Outcome], sources: Mapping[str, str]) -> dict[str, float]:
-    groups: dict[str, list[Outcome]] = {}
-    for outcome in outcomes:
-        groups.setdefault(sources[outcome.sample_id], []).append(outcome)
-    return {source: effectiveness(group) for source, group in sorted(groups.items())}
 
 
 def comparison_table(rows: Sequence[Row], samples: int, title: str = "") -> Table:

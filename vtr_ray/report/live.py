@@ -28,7 +28,9 @@ class Display:
         if self._live is not None:
             self._live.start()
         else:
-            self._console.print("layer trial    rate       E  objective   best rate  elapsed  remaining")
+            self._console.print(
+                "layer trial    rate       E  objective   best rate memory cost    TFLOPs  elapsed  remaining"
+            )
         return self
 
     def __exit__(
@@ -44,7 +46,18 @@ class Display:
             return
         self._recent = [*self._recent, progress][-_RECENT:]
         table = Table(box=None, padding=(0, 2, 0, 0))
-        for name in ("layer", "trial", "rate", "E", "objective", "best", "elapsed", "left"):
+        for name in (
+            "layer",
+            "trial",
+            "rate",
+            "E",
+            "objective",
+            "best",
+            "memory cost",
+            "TFLOPs",
+            "elapsed",
+            "left",
+        ):
             table.add_column(name, justify="right")
         for one in self._recent:
             table.add_row(*(cell.strip() for cell in _cells(one)))
@@ -64,6 +77,8 @@ def _cells(progress: Progress) -> list[str]:
         f"{entry.score:7.4f}" if entry.score is not None else " failed",
         f"{entry.objective:10.4f}" if entry.objective is not None else "         -",
         f"{best.rate:11.3f}" if best is not None and best.rate is not None else "          -",
+        f"{entry.schedule.memory_cost:11.3f}",
+        f"{entry.fields['tflops']:9.4g}" if "tflops" in entry.fields else "        -",
         f"{_clock(progress.elapsed):>8}",
         f"{_clock(progress.remaining) if progress.remaining is not None else '?':>10}",
     ]

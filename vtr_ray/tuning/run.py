@@ -69,6 +69,7 @@ def run_search(
     resume: bool = False,
     on_trial: Callable[[Progress], None] | None = None,
     tracker: Listener | None = None,
+    cost: Callable[[Schedule], Mapping[str, float]] | None = None,
 ) -> Found:
     """Run a fresh `search` to its end through Ray Tune; every finished trial is on disk at once.
 
@@ -78,12 +79,13 @@ def run_search(
 
     on_trial: called in this process after each finished trial, also for those read from the ledger.
     tracker: notified after each change of the run directory.
+    cost: numbers that stand beside each trial's schedule, in the ledger and in MLflow.
 
     Raises InputError: see `RunDirectory`; a mistake that the evaluators report. RuntimeError: three trials in
     a row failed. Interrupted on SIGINT or SIGTERM. The directory can be resumed after all of these.
     """
     with RunDirectory(run_dir, settings, search.state_dict(), resume=resume) as run:
-        session = _Session(search, run, on_trial, tracker)
+        session = _Session(search, run, on_trial, tracker, cost)
         session.replay()
         if not session.exhausted:
             with interruptible():
@@ -110,8 +112,9 @@ class _Session:
         run: RunDirectory,
         on_trial: Callable[[Progress], None] | None,
         tracker: Listener | None,
+        cost: Callable[[Schedule], Mapping[str, float]] | None,
     ) -> None:
-        self._search, self._run = search, run
+        self._search, self._run, self._cost = search, run, cost
         self._on_trial, self._tracker = on_trial, tracker
         self._clock = Clock()
         self._waiting: deque[Trial] = deque()  # asked for, not running
@@ -225,7 +228,7 @@ class _Session:
             objective=objective,
             time=time.time(),
             error=error,
-            fields=numbers,
+            fields=numbers | dict(self._cost(trial.schedule) if self._cost else {}),
         )
 
     def _announce(self, entry: Entry, replayed: bool = False) -> None:
