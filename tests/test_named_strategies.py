@@ -82,7 +82,7 @@ def test_the_embedded_model_has_its_name() -> None:
 def test_the_evaluator_searches_on_prompts_spread_over_its_samples(
     tmp_path: Path, llava_factory: Any
 ) -> None:
-    from conftest import make_processor
+    from tiny_llava import make_processor
 
     model = llava_factory(seed=2, num_hidden_layers=8, num_attention_heads=2, num_key_value_heads=1)
     model.save_pretrained(tmp_path)
@@ -115,7 +115,7 @@ def test_find_k_on_the_command_line(
     capsys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, llava_factory: Any
 ) -> None:
     """A model whose layers 7 and 8 attend in vain: K is 6, and the comparison shows it beside the control."""
-    from conftest import make_processor
+    from tiny_llava import make_processor
 
     model = llava_factory(num_hidden_layers=8, num_attention_heads=2, num_key_value_heads=1)
     with torch.no_grad():

@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 import torch
-from conftest import make_llava, make_processor
 from PIL import Image
+from tiny_llava import make_llava, make_processor
 from torch import Tensor
 from torch.nn import functional as F
 from torch.utils.flop_counter import FlopCounterMode
@@ -24,7 +24,7 @@ from vtr_ray.models.projectors import projector_flops, set_projector, tokens_per
 from vtr_ray.models.projectors.llava import LlavaForConditionalGeneration, fit_processor
 from vtr_ray.reduction import reduce_vision_tokens
 
-GRID, WIDTH, TOKENS = 4, 32, 4  # conftest's tiny LLaVA: 16 px, patch 4
+GRID, WIDTH, TOKENS = 4, 32, 4  # the tiny LLaVA: 16 px, patch 4
 NAMES = ("deco", "tokenpacker")
 
 
