@@ -248,7 +248,7 @@ MISTAKES = {
     "another language model": "MambaForCausalLM",
     "pixel shuffle v1": "ps_version v1",
     "unknown template": "'vicuna' is not known; known: Hermes-2",
-    "no sizes": "llm_config without hidden_size",
+    "no sizes": "llm_config in .* lacks hidden_size",
     "uneven heads": "wqkv",
     "pad token out of range": "Padding_idx",
     "unknown activation": "swoosh",

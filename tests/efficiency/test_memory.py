@@ -80,7 +80,7 @@ def test_a_configuration_by_name_directory_and_file(tmp_path: Path) -> None:
         ("{", "Cannot read"),
         ("[]", "no model_type"),
         ('{"model_type": "nothing_known"}', "no model type 'nothing_known'"),
-        ('{"model_type": "internvl_chat"}', "lacks 'llm_config'"),
+        ('{"model_type": "internvl_chat"}', "vision_config in .*: Field required"),
     ],
 )
 def test_what_is_no_configuration(tmp_path: Path, content: str | None, message: str) -> None:

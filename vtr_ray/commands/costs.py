@@ -12,7 +12,8 @@ from vtr_ray.efficiency.configs import read_config
 from vtr_ray.efficiency.decoder import decoder_shape
 from vtr_ray.efficiency.flops import Convention, count_flops
 from vtr_ray.efficiency.memory import kv_bytes
-from vtr_ray.efficiency.vision import Picture, default_sample, vision_tokens_of
+from vtr_ray.efficiency.vision import default_sample, vision_tokens_of
+from vtr_ray.efficiency.workloads import Picture
 from vtr_ray.errors import InputError
 from vtr_ray.report.comparison import NO_REDUCTION
 from vtr_ray.schedule import Schedule

@@ -46,8 +46,9 @@ class Layout(BaseModel):
 
     vision_config: Vision
     llm_config: dict[str, Any]
-    template: str
+    template: str = ""
     system_message: str | None = None
+    torch_dtype: str | None = None
     select_layer: int = -1
     downsample_ratio: float = Field(default=0.5, gt=0, le=1)
     force_image_size: int | None = None
@@ -93,23 +94,35 @@ class Layout(BaseModel):
                 f"{folder} holds a {kind or 'nameless'} checkpoint, not one in the original InternVL2 layout "
                 "(model_type internvl_chat)."
             )
+        path = folder / "config.json"
+        layout = cls.parse(raw, path)
+        layout._check(path)
+        return layout
+
+    @classmethod
+    def parse(cls, raw: Any, path: str | Path) -> Layout:
+        """The layout that a `config.json`'s content describes; of `path` in errors.
+
+        Raises InputError: entries missing or of a wrong type, or a language model that is not known.
+        """
         try:
             layout = cls.model_validate(raw)
         except ValidationError as error:
             first = error.errors()[0]
             where = ".".join(str(part) for part in first["loc"])
-            raise InputError(f"{where} in {folder / 'config.json'}: {first['msg']}.") from None
-        layout._check(folder / "config.json")
+            raise InputError(f"{where} in {path}: {first['msg']}.") from None
+        lacking = [name for name in _REQUIRED if not isinstance(layout.llm_config.get(name), int)]
+        if layout.architecture not in _TEXT_TYPES:
+            known = ", ".join(_TEXT_TYPES)
+            raise InputError(f"{path} has language model {layout.architecture} (known: {known}).")
+        if lacking:
+            raise InputError(f"llm_config in {path} lacks {', '.join(lacking)}.")
         return layout
 
     def _check(self, path: Path) -> None:
         vision = self.vision_config
         scaling = (self.llm_config.get("rope_scaling") or {}).get("type")
-        lacking = [name for name in _REQUIRED if not isinstance(self.llm_config.get(name), int)]
         wrong = {
-            f"language model {self.architecture} (known: {', '.join(_TEXT_TYPES)})": self.architecture
-            not in _TEXT_TYPES,
-            f"llm_config without {', '.join(lacking)}": bool(lacking),
             f"ps_version {self.ps_version}, only v2 exists natively": self.ps_version != "v2",
             # Phi-3's code once had a rope of that name; transformers reads it as another.
             "rope_scaling yarn": scaling == "yarn",
@@ -123,13 +136,13 @@ class Layout(BaseModel):
             if is_so:
                 raise InputError(f"Cannot convert {path}: {what}.")
 
-    def native(self, image_token_id: int, tied: bool, dtype: str) -> Any:
+    def native(self, image_token_id: int, tied: bool, dtype: str | None) -> Any:
         """The `InternVLConfig` of the same model.
 
         Args:
             image_token_id: id of the placeholder of a vision token.
             tied: the checkpoint has no output head of its own.
-            dtype: a torch dtype's name, that of the tensors.
+            dtype: a torch dtype's name, that of the tensors; None: not known.
 
         Raises InputError on numbers that transformers' configuration classes refuse.
         """
@@ -177,7 +190,7 @@ class Layout(BaseModel):
             use_mean_pooling=True,  # no norm after the last layer
         )
 
-    def _native_text(self, tied: bool, dtype: str) -> Any:
+    def _native_text(self, tied: bool, dtype: str | None) -> Any:
         from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
         kind = CONFIG_MAPPING[_TEXT_TYPES[self.architecture]]

@@ -17,13 +17,11 @@ from vtr_ray.efficiency.flops import Flops, count_flops
 from vtr_ray.efficiency.inputs import dummy_inputs
 from vtr_ray.efficiency.latency import Latency, synchronise
 from vtr_ray.efficiency.memory import kv_bytes
-from vtr_ray.efficiency.vision import Picture
+from vtr_ray.efficiency.workloads import Picture
 from vtr_ray.errors import InputError
+from vtr_ray.models import encode, family_of
 from vtr_ray.reduction import reduce_vision_tokens
 from vtr_ray.schedule import Schedule
-
-# What only the encoder reads. The rest of a family's vision entries also tell positions.
-_PIXELS = ("pixel_values", "pixel_values_videos", "image_sizes", "batch_num_images", "pixel_attention_mask")
 
 
 @dataclass(frozen=True)
@@ -202,16 +200,12 @@ def _measured(
 
 def _encoded(model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
     """The inputs with what encoder and projector make of the pixels, once."""
-    for kind, pixels, method in (
-        ("image", "pixel_values", "get_image_features"),
-        ("video", "pixel_values_videos", "get_video_features"),
-    ):
-        if pixels in inputs:
-            needed = {name: inputs[name] for name in (*_PIXELS, f"{kind}_grid_thw") if name in inputs}
-            features = getattr(model.model, method)(**needed, return_dict=True)
-            kept = {name: value for name, value in inputs.items() if name not in _PIXELS}
-            return kept | {"mm_encoder_outputs": {kind: features}}
-    return inputs
+    family, features = family_of(model), encode(model, inputs)
+    if not features.outputs:
+        return inputs
+    pixels = {*family.image_inputs, *family.video_inputs}
+    kept = {name: value for name, value in inputs.items() if name not in pixels}
+    return {**kept, **features.grids, "mm_encoder_outputs": dict(features.outputs)}
 
 
 @contextmanager

@@ -14,7 +14,7 @@ from vtr_ray.efficiency.bench import sampled_p_sigmoid
 from vtr_ray.efficiency.decoder import decoder_shape
 from vtr_ray.efficiency.flops import count_flops
 from vtr_ray.efficiency.latency import synchronise
-from vtr_ray.efficiency.vision import Picture
+from vtr_ray.efficiency.workloads import Picture
 from vtr_ray.errors import InputError
 from vtr_ray.schedule import Schedule
 

@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from vtr_ray.efficiency.decoder import DecoderShape, check_length, decoder_shape
-from vtr_ray.efficiency.vision import Picture, count_vision, vision_cost
+from vtr_ray.efficiency.vision import count_vision, vision_cost
+from vtr_ray.efficiency.workloads import Picture
 from vtr_ray.errors import InputError
 from vtr_ray.schedule import Ranking, Schedule
 

@@ -9,7 +9,8 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vtr_ray.efficiency.vision import Picture, Workload, vision_cost
+from vtr_ray.efficiency.vision import vision_cost
+from vtr_ray.efficiency.workloads import Picture, Workload
 from vtr_ray.errors import InputError
 
 _BEFORE = 4  # text tokens before the first image, as a chat template has some
