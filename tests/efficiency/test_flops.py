@@ -1,6 +1,5 @@
 from __future__ import annotations
 
-import time
 from dataclasses import replace
 from functools import cache
 from typing import Any
@@ -60,11 +59,11 @@ def test_larger_models(name: str, tokens: int, tera: float) -> None:
     assert flops.total / 1e12 == pytest.approx(tera, rel=0.0036)
 
 
-def test_a_large_model_in_a_second() -> None:
+def test_a_large_model_is_counted_without_building_it(monkeypatch: pytest.MonkeyPatch) -> None:
     config = read_config("internvl2-26b")
-    start = time.perf_counter()
-    count_flops(config, strategies.fastv(48), 1280, 75, convention="executed")
-    assert time.perf_counter() - start < 1
+    monkeypatch.setattr(torch.nn.Module, "__init__", lambda *_, **__: pytest.fail("a module was built"))
+    monkeypatch.setattr(torch, "empty", lambda *_, **__: pytest.fail("a tensor was made"))
+    assert count_flops(config, strategies.fastv(48), 1280, 75, convention="executed").total > 1e13
 
 
 def test_the_parts_add_up() -> None:
