@@ -16,10 +16,8 @@ from vtr_ray.search import GSearch
 
 test_tasks.__test__ = False
 
-SHIPPED = [variant for variant in VARIANTS if model_folder(variant).is_dir()]
 
-
-@pytest.mark.parametrize("variant", SHIPPED)
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_what_ships_is_a_llava_with_its_projector(variant):
     folder = model_folder(variant)
     config = load_config(str(folder))
@@ -36,7 +34,7 @@ def test_what_ships_is_a_llava_with_its_projector(variant):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", SHIPPED)
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_a_variant_is_as_accurate_as_its_card_says(variant):
     samples = load_tasks(test_tasks(), TASKS_FOLDER)
     evaluator = EvaluatorSpec(str(model_folder(variant)), samples, batch_size=16, threads=2).build()
@@ -51,7 +49,7 @@ def test_a_variant_is_as_accurate_as_its_card_says(variant):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("variant", SHIPPED)
+@pytest.mark.parametrize("variant", VARIANTS)
 def test_gsearch_takes_tokens_away_on_top_of_a_variant(variant):
     samples = load_tasks(search_tasks(), TASKS_FOLDER)
     evaluator = EvaluatorSpec(str(model_folder(variant)), samples, batch_size=16, threads=2).build()
