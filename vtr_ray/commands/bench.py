@@ -22,6 +22,7 @@ from vtr_ray.commands.costs import (
 )
 from vtr_ray.efficiency import count_flops, read_config
 from vtr_ray.efficiency.bench import Measured, Protocol, measure, sampled_p_sigmoid
+from vtr_ray.efficiency.configs import shapes
 from vtr_ray.efficiency.latency import Latency
 from vtr_ray.efficiency.memory import build_model
 from vtr_ray.errors import InputError, first_line
@@ -113,6 +114,8 @@ def _model(model: str, config: Any, options: BenchOptions) -> Any:
     attn = "sdpa" if options.attn == _FLASH else options.attn
     if attn == "flash_attention_2" and importlib.util.find_spec("flash_attn") is None:
         raise InputError(f"flash_attn is not installed; use --attn sdpa or {_FLASH}.")
+    if not options.random_weights and model in shapes():
+        raise InputError(f"{model} is a shape without weights; add --random-weights.")
     if not options.random_weights:
         return load_model(embedded.checkpoint(model), options.dtype, attn, options.device)[0]
     place = device_of(options.device)
