@@ -55,6 +55,18 @@ def test_schedule_of_the_wrong_length(capsys, tmp_path):
     assert "3 layers" in line and "12" in line
 
 
+def test_decode_time_reduction_out_of_range(capsys):
+    evaluate = ("evaluate", "--strategy", "fastv", "--decode-every")
+    assert "every is 0" in refused(capsys, *evaluate, "0")
+    assert "keep is 2" in refused(capsys, *evaluate, "1", "--decode-keep", "2")
+    line = refused(capsys, "evaluate", "--strategy", "pyramid_drop", "--decode-every", "2")
+    assert "pyramid_drop renumbers positions" in line
+
+
+def test_frames_out_of_range(capsys):
+    assert "frames" in refused(capsys, "gsearch", "--frames", "0")
+
+
 @pytest.mark.parametrize("rates", [[1, 0.2, 0.5], [1, 1.2], [1, -0.1], [0.5, 0.5], [1, "x"], []])
 def test_rates_that_are_none(capsys, tmp_path, rates):
     (tmp_path / "s.json").write_text(json.dumps({"rates": rates}))
@@ -87,6 +99,15 @@ def test_unknown_option_and_command(capsys):
 )
 def test_numbers_out_of_range(capsys, option, tmp_path):
     refused(capsys, "gsearch", *option)
+    assert not (tmp_path / "runs").exists()
+
+
+def test_unknown_surrogates_and_objectives_and_too_few_samples_to_keep_accuracy(capsys, tmp_path):
+    assert "use shape or paper" in refused(capsys, "gsearch", "--surrogate", "best")
+    assert "keep-accuracy:POINTS" in refused(capsys, "gsearch", "--objective", "keep-accuracy")
+    # 510 embedded search samples, where 0.1 points need 2325.
+    line = refused(capsys, "gsearch", "--objective", "keep-accuracy:0.1")
+    assert "510 search samples cannot show" in line and "give 2325 or more" in line
     assert not (tmp_path / "runs").exists()
 
 

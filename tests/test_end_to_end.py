@@ -2,12 +2,10 @@
 
 import json
 import os
-import re
 import signal
 import subprocess
 import sys
 import time
-from pathlib import Path
 
 import pytest
 
@@ -122,36 +120,3 @@ def test_two_actors_find_the_same(undisturbed, tmp_path):
     folder, _ = undisturbed
     gsearch(tmp_path, "--out", "run", "--no-compare", "--actors", "2")
     assert trials(tmp_path / "run") == trials(folder / "run")
-
-
-def test_as_a_ray_job(tmp_path, undisturbed):
-    """`ray start --head`, then the README's `ray job submit` line; the process started here is ended here."""
-    repository = Path(__file__).parents[1]
-    ray = str(Path(sys.executable).with_name("ray"))
-    token = tmp_path / "token"
-    token.write_text("0" * 64)
-    ports = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN_PATH": str(token), "HOME": str(tmp_path)}
-    head = subprocess.Popen(
-        [ray, "start", "--head", "--block", "--port", "26379", "--dashboard-port", "28265", "--num-cpus", "2",
-         "--temp-dir", f"/tmp/vtr{os.getpid()}", "--disable-usage-stats"],
-        env=environment(**ports), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
-    )  # fmt: skip
-    try:
-        more = environment(RAY_API_SERVER_ADDRESS="http://127.0.0.1:28265", **ports)
-        submit = [ray, "job", "submit", "--working-dir", ".", "--", sys.executable, "jobs/gsearch.py", *SMALL]
-        for _ in range(30):
-            done = subprocess.run(
-                [*submit, "--out", str(tmp_path / "run"), "--no-compare"],
-                cwd=repository, env=more, capture_output=True, text=True, timeout=500,
-            )  # fmt: skip
-            if "Failed to connect" not in done.stdout + done.stderr:
-                break
-            time.sleep(2)
-        assert done.returncode == 0, (done.stdout + done.stderr)[-3000:]
-        assert re.search(r"[Ss]ucceeded", done.stdout + done.stderr)
-    finally:
-        head.send_signal(signal.SIGTERM)
-        head.wait(timeout=60)
-    folder, _ = undisturbed
-    assert trials(tmp_path / "run") == trials(folder / "run")
-    assert (tmp_path / "vtr_ray" / "mlflow.db").is_file()

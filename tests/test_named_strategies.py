@@ -132,9 +132,12 @@ def test_find_k_on_the_command_line(
     (tmp_path / "samples.json").write_text(json.dumps(entries))
     monkeypatch.chdir(tmp_path)
     arguments = ["--strategy", "vtw", "--find-k", "--strategy", "fastv", "--strategy", "random"]
+    arguments += ["--decode-every", "1", "--decode-keep", "0"]
     with pytest.raises(SystemExit) as stop:
         main(["evaluate", *arguments, "--model", "model", "--samples", "samples.json"])
     out = capsys.readouterr().out
     assert stop.value.code == 0
     assert "VTW's K is 6 (mean KL divergence by K: 5: " in out and "vtw, K = 6 found" in out
     assert "fastv, random tokens" in out
+    _, _, decoded = out.partition("after every 1 decoded tokens, each cache keeps 0 of its vision tokens")
+    assert "no reduction" in decoded and "fastv, random tokens" in decoded

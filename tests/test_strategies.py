@@ -150,3 +150,18 @@ def test_bad_parameters_are_one_line() -> None:
     ):
         with pytest.raises(InputError, match=message):
             call()
+
+
+@pytest.mark.parametrize("alpha", [3.0, 5.5, 17.5, 32.0, -40.0, 80.0])
+@pytest.mark.parametrize("budget", [0.0, 0.02, 0.5, 0.93, 1.0])
+@pytest.mark.parametrize("k", [0.0, 0.05, 0.8, 40.0])
+def test_p_sigmoid_around_any_layer_is_the_scaled_curve_at_its_budget(budget, k, alpha) -> None:
+    rates = strategies.p_sigmoid(32, budget, k, alpha).rates[2:]
+    assert sum(rates) / 30 == pytest.approx(budget, abs=1e-12)
+    curve = [1 / (1 + math.exp(min(k * (i - alpha), 700))) for i in range(3, 33)]
+    below = [
+        (rate, y) for rate, y in zip(rates, curve, strict=True) if 1e-250 < rate < 1 - 1e-9 and y > 1e-250
+    ]
+    assert all(rate * below[0][1] == pytest.approx(below[0][0] * y, rel=1e-9) for rate, y in below)
+    if alpha == 17.5:
+        assert rates == strategies.p_sigmoid(32, budget, k).rates[2:]

@@ -12,7 +12,8 @@ from typing import Annotated, Any
 import typer
 from typer import Argument, Option
 
-from vtr_ray.errors import InputError
+from vtr_ray.commands import options
+from vtr_ray.errors import InputError, Stopped
 
 # Imported inside the commands: Ray, torch and lmms-eval take seconds that --help should not.
 
@@ -23,67 +24,187 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Model = Annotated[
-    str, Option(help="checkpoint directory, hub id, or embedded (embedded:deco, ...): what ships")
-]
-Dtype = Annotated[str, Option(help="auto, float32, bfloat16 or float16")]
-Attn = Annotated[str, Option(help="attention implementation, as transformers names it")]
-Batch = Annotated[int, Option(min=1, help="samples of one forward pass")]
-MaxPixels = Annotated[int | None, Option(min=1, help="shrink larger images to this many pixels")]
-Actors = Annotated[int, Option(min=1, help="evaluator actors that share each trial")]
-Cpus = Annotated[float | None, Option("--cpus-per-actor", help="default: an even share")]
-Gpus = Annotated[
-    float | None, Option("--gpus-per-actor", help="default: an even share; 0.5 packs two on one")
-]
-Images = Annotated[Path | None, Option(help="folder of the images; default: the folder of the JSON")]
-VisionTokens = Annotated[
-    int | None, Option(min=1, help="vision tokens of a sample; default: one image's, five tiles' where tiled")
-]
-TextTokens = Annotated[int, Option(min=1, help="text tokens of a sample's prompt")]
-ImageSize = Annotated[
-    list[str] | None,
-    Option("--image", help="HEIGHTxWIDTH of a sample's image, for families that ask; repeat"),
-]
-
 
 @app.command()
 def gsearch(
-    model: Model = "embedded",
-    samples: Annotated[Path | None, Option(help="search samples, LLaVA-format JSON")] = None,
-    images: Images = None,
-    test: Annotated[Path | None, Option(help="held-out samples for the table, LLaVA-format JSON")] = None,
-    test_images: Images = None,
-    dtype: Dtype = "auto",
-    attn: Attn = "sdpa",
-    batch: Batch = 16,
-    max_pixels: MaxPixels = None,
-    stride: Annotated[int, Option(help="layers from one searched layer to the next")] = 3,
-    initial: Annotated[int, Option(help="uniformly spread points per layer")] = 10,
-    iterations: Annotated[int, Option(help="Bayesian optimisation steps per layer")] = 5,
+    model: options.Model = "embedded",
+    samples: options.Samples = None,
+    images: options.Images = None,
+    test: options.Test = None,
+    test_images: options.Images = None,
+    task: options.Task = None,
+    test_task: options.TestTask = None,
+    include_path: options.IncludePath = None,
+    score: options.Score = None,
+    dtype: options.Dtype = "auto",
+    attn: options.Attn = "sdpa",
+    batch: options.Batch = 16,
+    max_pixels: options.MaxPixels = None,
+    cache: options.Cache = "4GiB",
+    frames: options.Frames = 8,
+    stride: options.Stride = 3,
+    initial: options.Initial = 10,
+    iterations: options.Iterations = 5,
     weight: Annotated[float, Option(help="lambda: what a keeping rate of 1 costs in units of E")] = 0.01,
-    seed: Annotated[int, Option(help="of the search and of the random control")] = 0,
-    parallel: Annotated[int, Option(help="trials of one round, evaluated at the same time")] = 1,
-    actors: Actors = 1,
-    cpus: Cpus = None,
-    gpus: Gpus = None,
-    out: Annotated[Path | None, Option(help="run directory; default: a new one under runs/")] = None,
-    resume: Annotated[bool, Option("--resume", help="go on with the run in --out (default: newest)")] = False,
-    compare: Annotated[bool, Option(help="end with the table of strategies")] = True,
-    ui_port: Annotated[int | None, Option(help="port in the line that opens the MLflow UI")] = None,
+    surrogate: options.Surrogate = "shape",
+    objective: options.Objective = "paper",
+    stop_early: options.StopEarly = False,
+    seed: options.Seed = 0,
+    parallel: options.Parallel = 1,
+    actors: options.Actors = 1,
+    cpus: options.Cpus = None,
+    gpus: options.Gpus = None,
+    out: options.Out = None,
+    resume: options.Resume = False,
+    compare: options.Compare = True,
+    ui_port: options.UiPort = None,
 ) -> None:
     """Finds the fewest vision tokens per layer without losing accuracy (Scenario I).
 
     Without options: on the embedded model and its own questions, on this machine.
     """
     from vtr_ray.commands import gsearch as command
-    from vtr_ray.commands.inputs import ModelOptions, PoolOptions
+    from vtr_ray.commands.inputs import DataOptions, ModelOptions, PoolOptions
+    from vtr_ray.commands.searching import RunOptions
 
     command.gsearch(
-        ModelOptions(model, dtype, attn, batch, max_pixels),
-        command.DataOptions(samples, images, test, test_images),
-        command.GSearchOptions(stride, initial, iterations, weight, seed, parallel),
+        ModelOptions(model, dtype, attn, batch, max_pixels, cache, frames),
+        DataOptions(
+            samples, images, test, test_images, tuple(task or ()), tuple(test_task or ()), include_path, score
+        ),
+        command.GSearchOptions(
+            stride, initial, iterations, weight, seed, parallel, surrogate, objective, stop_early
+        ),
         PoolOptions(actors, cpus, gpus),
-        command.RunOptions(out, resume, compare, ui_port),
+        RunOptions(out, resume, compare, ui_port),
+        _console(),
+    )
+
+
+@app.command()
+def psigmoid(
+    budget: Annotated[
+        list[float] | None, Option(help="mean keeping rate over layers 3..L; repeat for more searches")
+    ] = None,
+    match: Annotated[
+        list[str] | None,
+        Option(
+            help="find the best curve at the FLOPs of a strategy or schedule file: fastv:0.875 (its drop), "
+            "pyramid_drop:0.5 (keep), vtw:16 (withdraw_after), s.json; repeat for more searches"
+        ),
+    ] = None,
+    k_max: Annotated[float, Option(help="largest steepness searched")] = 2.0,
+    initial: Annotated[int, Option(help="uniformly spread points per search")] = 10,
+    iterations: Annotated[int, Option(help="Bayesian optimisation steps per search")] = 15,
+    surrogate: options.Surrogate = "shape",
+    model: options.Model = "embedded",
+    samples: options.Samples = None,
+    images: options.Images = None,
+    test: options.Test = None,
+    test_images: options.Images = None,
+    task: options.Task = None,
+    test_task: options.TestTask = None,
+    include_path: options.IncludePath = None,
+    score: options.Score = None,
+    dtype: options.Dtype = "auto",
+    attn: options.Attn = "sdpa",
+    batch: options.Batch = 16,
+    max_pixels: options.MaxPixels = None,
+    cache: options.Cache = "4GiB",
+    frames: options.Frames = 8,
+    seed: options.Seed = 0,
+    parallel: options.Parallel = 1,
+    actors: options.Actors = 1,
+    cpus: options.Cpus = None,
+    gpus: options.Gpus = None,
+    out: options.Out = None,
+    resume: options.Resume = False,
+    compare: options.Compare = True,
+    ui_port: options.UiPort = None,
+) -> None:
+    """Finds the most accurate P-Sigmoid curve within each budget of vision tokens or FLOPs (Scenario II).
+
+    Several budgets are searches one after the other over the same actors, each with a folder in the run
+    directory and an MLflow run of its own.
+    """
+    from vtr_ray.commands import psigmoid as command
+    from vtr_ray.commands.inputs import DataOptions, ModelOptions, PoolOptions
+    from vtr_ray.commands.searching import RunOptions
+
+    command.psigmoid(
+        ModelOptions(model, dtype, attn, batch, max_pixels, cache, frames),
+        DataOptions(
+            samples, images, test, test_images, tuple(task or ()), tuple(test_task or ()), include_path, score
+        ),
+        command.PSigmoidOptions(
+            tuple(budget or ()), tuple(match or ()), k_max, initial, iterations, seed, parallel, surrogate
+        ),
+        PoolOptions(actors, cpus, gpus),
+        RunOptions(out, resume, compare, ui_port),
+        _console(),
+    )
+
+
+@app.command()
+def pareto(
+    model: options.Model = "embedded",
+    samples: options.Samples = None,
+    images: options.Images = None,
+    test: options.Test = None,
+    test_images: options.Images = None,
+    task: options.Task = None,
+    test_task: options.TestTask = None,
+    include_path: options.IncludePath = None,
+    score: options.Score = None,
+    dtype: options.Dtype = "auto",
+    attn: options.Attn = "sdpa",
+    batch: options.Batch = 16,
+    max_pixels: options.MaxPixels = None,
+    cache: options.Cache = "4GiB",
+    frames: options.Frames = 8,
+    trials: Annotated[int, Option(help="trials of the search itself, the initial ones included")] = 40,
+    initial: Annotated[int, Option(help="quasi-random points before the model proposes")] = 12,
+    reference: Annotated[
+        int, Option(help="trials of FastV, PDrop, VTW and random points each, for comparison; 0: none")
+    ] = 10,
+    k_max: Annotated[float, Option(help="largest steepness k")] = 2.0,
+    max_tflops: Annotated[
+        float | None, Option(min=0, help="pick the best E within so many executed TFLOPs of a prefill")
+    ] = None,
+    max_prefill_ms: Annotated[
+        float | None, Option(min=0, help="pick the best E within this prefill time, measured on this device")
+    ] = None,
+    max_drop: Annotated[
+        float | None,
+        Option(min=0, help="pick the cheapest within so many points of E of no reduction; default: 0.5"),
+    ] = None,
+    seed: options.Seed = 0,
+    parallel: options.Parallel = 1,
+    actors: options.Actors = 1,
+    cpus: options.Cpus = None,
+    gpus: options.Gpus = None,
+    out: options.Out = None,
+    resume: options.Resume = False,
+    compare: options.Compare = True,
+    ui_port: options.UiPort = None,
+) -> None:
+    """Finds the front of E against executed FLOPs, and picks a schedule from it by the limits given.
+
+    Limits may be given together, and others with --resume: a finished search only picks again.
+    """
+    from vtr_ray.commands import pareto as command
+    from vtr_ray.commands.inputs import DataOptions, ModelOptions, PoolOptions
+    from vtr_ray.commands.searching import RunOptions
+
+    command.pareto(
+        ModelOptions(model, dtype, attn, batch, max_pixels, cache, frames),
+        DataOptions(
+            samples, images, test, test_images, tuple(task or ()), tuple(test_task or ()), include_path, score
+        ),
+        command.ParetoOptions(trials, initial, reference, k_max, seed, parallel),
+        command.Limits(max_tflops, max_prefill_ms, max_drop),
+        PoolOptions(actors, cpus, gpus),
+        RunOptions(out, resume, compare, ui_port),
         _console(),
     )
 
@@ -106,27 +227,47 @@ def evaluate(
         Option("--find-k", help="with --strategy vtw: search its layer on 20 of the samples, as VTW does"),
     ] = False,
     seed: Annotated[int, Option(min=0, help="of the random control")] = 0,
-    model: Model = "embedded",
+    decode_every: Annotated[
+        int | None,
+        Option(help="again, with vision tokens dropped from the cache after every so many decoded tokens"),
+    ] = None,
+    decode_keep: Annotated[
+        float, Option(help="with --decode-every: the share of a cache's vision tokens that stays each time")
+    ] = 0.5,
+    model: options.Model = "embedded",
     samples: Annotated[
         Path | None, Option(help="LLaVA-format JSON; default: the embedded test split")
     ] = None,
-    images: Images = None,
-    dtype: Dtype = "auto",
-    attn: Attn = "sdpa",
-    batch: Batch = 16,
-    max_pixels: MaxPixels = None,
-    actors: Actors = 1,
-    cpus: Cpus = None,
-    gpus: Gpus = None,
+    images: options.Images = None,
+    task: Annotated[
+        list[str] | None, Option(help="documents of an lmms-eval task: NAME or NAME:LIMIT; repeat for more")
+    ] = None,
+    include_path: options.IncludePath = None,
+    score: options.Score = None,
+    dtype: options.Dtype = "auto",
+    attn: options.Attn = "sdpa",
+    batch: options.Batch = 16,
+    max_pixels: options.MaxPixels = None,
+    cache: options.Cache = "4GiB",
+    frames: options.Frames = 8,
+    actors: options.Actors = 1,
+    cpus: options.Cpus = None,
+    gpus: options.Gpus = None,
 ) -> None:
     """Compares schedules and published strategies with no reduction on the same samples."""
     from vtr_ray.commands.evaluate import StrategyOptions
     from vtr_ray.commands.evaluate import evaluate as command
-    from vtr_ray.commands.inputs import ModelOptions, PoolOptions
+    from vtr_ray.commands.inputs import DataOptions, ModelOptions, PoolOptions
+    from vtr_ray.reduction import DecodeReduction
 
-    options = ModelOptions(model, dtype, attn, batch, max_pixels)
+    chosen = ModelOptions(model, dtype, attn, batch, max_pixels, cache, frames)
     named = StrategyOptions(tuple(strategy or ()), memory_cost, find_k, seed)
-    command(schedules or [], options, samples, images, PoolOptions(actors, cpus, gpus), _console(), named)
+    data = DataOptions(
+        test=samples, test_images=images, test_tasks=tuple(task or ()), include=include_path, score=score
+    )
+    decode = None if decode_every is None else DecodeReduction(decode_every, decode_keep)
+    pool = PoolOptions(actors, cpus, gpus)
+    command(schedules or [], chosen, data, pool, _console(), named, decode)
 
 
 @app.command()
@@ -165,37 +306,18 @@ def show(
     model: Annotated[
         str | None, Option(help="show FLOPs and KV cache on this model, as plan takes it")
     ] = None,
-    text_tokens: TextTokens = 75,
+    text_tokens: options.TextTokens = 75,
+    fit: Annotated[
+        bool, Option("--fit", help="fit P-Sigmoid's b, k and alpha; R² says how well it describes it")
+    ] = False,
     figure: Annotated[
         Path | None, Option(help="draw the keeping-rate curve into this png, svg or pdf")
     ] = None,
 ) -> None:
     """Shows a schedule: ranking, memory cost, keeping rate by layer."""
-    from rich.table import Table
+    from vtr_ray.commands.show import show as command
 
-    from vtr_ray.schedule import Schedule
-
-    loaded = Schedule.load(schedule)
-    console = _console()
-    console.print(
-        f"{loaded.num_layers} layers, memory cost {loaded.memory_cost:.3f}, {loaded.ranking} ranking"
-    )
-    table = Table(box=None)
-    counts = loaded.counts(tokens) if tokens is not None else []
-    for column in ("layer", "keeping rate", *(["tokens"] if counts else [])):
-        table.add_column(column, justify="right")
-    for layer, rate in enumerate(loaded.rates, start=1):
-        table.add_row(str(layer), f"{rate:.4f}", *([str(counts[layer - 1])] if counts else []))
-    console.print(table)
-    if model is not None:
-        from vtr_ray.commands.costs import cost_lines
-
-        for line in cost_lines(loaded, model, tokens, text_tokens):
-            console.print(line, highlight=False, soft_wrap=True)
-    if figure is not None:
-        from vtr_ray.report.curve import draw_curve
-
-        console.print(f"Wrote {draw_curve({schedule.stem: loaded}, figure)}", soft_wrap=True)
+    command(schedule, tokens, model, text_tokens, fit, figure, _console())
 
 
 @app.command()
@@ -204,15 +326,15 @@ def plan(
     model: Annotated[
         str, Option(help="checkpoint directory, config.json, hub id, or a shape as llava-1.5-7b; embedded")
     ] = "embedded",
-    vision_tokens: VisionTokens = None,
-    text_tokens: TextTokens = 75,
-    image: ImageSize = None,
-    stride: Annotated[int, Option(help="layers from one searched layer to the next")] = 3,
-    initial: Annotated[int, Option(help="uniformly spread points per layer")] = 10,
-    iterations: Annotated[int, Option(help="Bayesian optimisation steps per layer")] = 5,
+    vision_tokens: options.VisionTokens = None,
+    text_tokens: options.TextTokens = 75,
+    image: options.ImageSize = None,
+    stride: options.Stride = 3,
+    initial: options.Initial = 10,
+    iterations: options.Iterations = 5,
     samples: Annotated[int, Option(min=1, help="search samples")] = 1000,
     answer_tokens: Annotated[int, Option(min=0, help="target tokens of a sample")] = 5,
-    batch: Batch = 16,
+    batch: options.Batch = 16,
     gpus: Annotated[int, Option(min=1, help="devices that share each trial")] = 1,
     gpu: Annotated[
         str | None, Option(help="kind of GPU, as h100: its peak at an assumed utilisation")
@@ -224,7 +346,7 @@ def plan(
     overhead: Annotated[float, Option(min=0, help="seconds between trials")] = 0.1,
     dtype: Annotated[str, Option(help="of weights and cache: bfloat16, float16 or float32")] = "bfloat16",
     layers: Annotated[bool, Option("--layers", help="also by layer")] = False,
-    json: Annotated[Path | None, Option(help="write it all to this file")] = None,
+    json: options.Json = None,
 ) -> None:
     """Costs schedules and a search before a cluster is paid for, from the configuration alone."""
     from vtr_ray.commands import plan as command
@@ -253,18 +375,18 @@ def bench(
     random_weights: Annotated[
         bool, Option("--random-weights", help="load nothing: speed does not depend on the values")
     ] = False,
-    vision_tokens: VisionTokens = None,
-    text_tokens: TextTokens = 75,
-    image: ImageSize = None,
+    vision_tokens: options.VisionTokens = None,
+    text_tokens: options.TextTokens = 75,
+    image: options.ImageSize = None,
     new_tokens: Annotated[int, Option(min=1, help="tokens decoded, the prefill's own included")] = 5,
     batch: Annotated[int, Option(min=1, help="equal samples at once")] = 1,
     encoder: Annotated[bool, Option(help="time encoder and projector as part of the prefill")] = True,
-    dtype: Dtype = "auto",
+    dtype: options.Dtype = "auto",
     attn: Annotated[str, Option(help="sdpa, sdpa-flash (its flash kernel alone), eager, ...")] = "sdpa",
     device: Annotated[str, Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     warmup: Annotated[int, Option(min=0, help="untimed turns")] = 2,
     repeats: Annotated[int, Option(min=1, help="timed turns")] = 9,
-    json: Annotated[Path | None, Option(help="write it all to this file")] = None,
+    json: options.Json = None,
 ) -> None:
     """Times prefill and decode with and without schedules, beside what the FLOPs promise.
 
@@ -274,11 +396,11 @@ def bench(
     from vtr_ray.commands import bench as command
     from vtr_ray.commands.costs import SampleOptions
 
-    options = command.BenchOptions(
+    settings = command.BenchOptions(
         random_weights, dtype, attn, device, batch, new_tokens, encoder, warmup, repeats
     )
     sample = SampleOptions(vision_tokens, text_tokens, tuple(image or ()))
-    command.bench(model, schedules or [], sample, options, json, _console())
+    command.bench(model, schedules or [], sample, settings, json, _console())
 
 
 def _console() -> Any:
@@ -289,12 +411,14 @@ def _console() -> Any:
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
-    """Entry point. Exit status 2 and one line for a user's mistake, 128 + signal after an interrupt."""
+    """Entry point. Exit status 2 and one line for a user's mistake, 1 for `Stopped`, 128 + signal."""
     os.environ.setdefault("LOGURU_LEVEL", "WARNING")  # lmms-eval's debug lines
     try:
         status = typer.main.get_command(app).main(arguments and list(arguments), standalone_mode=False)
     except InputError as error:
         _fail(str(error))
+    except Stopped as error:
+        _fail(str(error), 1)
     except KeyboardInterrupt as error:
         print(f"vtr-ray: interrupted ({error or 'Ctrl-C'}); --resume goes on", file=sys.stderr)
         sys.exit(128 + getattr(error, "signum", signal.SIGINT))
@@ -306,9 +430,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
     sys.exit(status if isinstance(status, int) else 0)
 
 
-def _fail(message: str) -> None:
+def _fail(message: str, status: int = 2) -> None:
     print(f"vtr-ray: {' '.join(message.split())}", file=sys.stderr)
-    sys.exit(2)
+    sys.exit(status)
 
 
 if __name__ == "__main__":

@@ -1,10 +1,17 @@
-"""The one exception that means "the user can mend this"."""
+"""Exceptions whose message is all that a user needs."""
 
 
 class InputError(ValueError):
     """A user's mistake: its message is one line that says what is wrong, where, and what to do.
 
     The command line prints the message alone and exits with status 2.
+    """
+
+
+class Stopped(RuntimeError):
+    """The work cannot go on for a reason outside it; one line that says why. What was finished is kept.
+
+    The command line prints the message alone and exits with status 1.
     """
 
 

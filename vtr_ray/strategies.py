@@ -62,18 +62,24 @@ def random(schedule: Schedule, seed: int = 0) -> Schedule:
     return replace(schedule, ranking=Ranking.RANDOM, seed=seed)
 
 
-def p_sigmoid(num_layers: int, budget: float, k: float) -> Schedule:
+def p_sigmoid(num_layers: int, budget: float, k: float, alpha: float | None = None) -> Schedule:
     """P-Sigmoid (paper, section 3.3): `r(i) = 2b / (1 + exp(k (i - alpha)))` for `i = 3..L`.
 
-    `alpha = (3 + L) / 2`, `r_1 = r_2 = 1`. Where the curve passes 1 it becomes `min(1, c r(i))` with the one
-    `c >= 1` that keeps the mean over layers 3..L at `budget`. `k = 0` is flat; the larger `k`, the steeper.
+    `r_1 = r_2 = 1`. Where the curve passes 1 it becomes `min(1, c r(i))` with the one `c` that keeps the mean
+    over layers 3..L at `budget`. `k = 0` is flat; the larger `k`, the steeper. `alpha`, the layer around
+    which the curve falls, is `(3 + L) / 2`, where the curve's own mean is `b`; around any other layer it is
+    scaled to that mean in the same way.
     """
     if _layers(num_layers) < 3:
         raise InputError(f"p_sigmoid reduces layers 3..L; {num_layers} layers leave none.")
     _fraction("budget", budget)
     if not (math.isfinite(k) and k >= 0):
         raise InputError(f"p_sigmoid k is {k}; use a finite number of at least 0.")
-    return Schedule.from_rates([1.0, 1.0, *_sigmoid_rates(num_layers, budget, k)])
+    if alpha is not None and not math.isfinite(alpha):
+        raise InputError(f"p_sigmoid alpha is {alpha}; use a finite number, best between 3 and {num_layers}.")
+    if alpha is None or alpha == (3 + num_layers) / 2:
+        return Schedule.from_rates([1.0, 1.0, *_sigmoid_rates(num_layers, budget, k)])
+    return Schedule.from_rates([1.0, 1.0, *_scaled_rates(num_layers, budget, k, alpha)])
 
 
 def _sigmoid_rates(num_layers: int, budget: float, k: float) -> list[float]:
@@ -94,6 +100,23 @@ def _sigmoid_rates(num_layers: int, budget: float, k: float) -> list[float]:
         return math.fsum(rates(log_c)) / len(logs) - budget
 
     return rates(_root(excess, 0.0, -logs[-1] if logs[-1] < 0 else 0.0))
+
+
+def _scaled_rates(num_layers: int, budget: float, k: float, alpha: float) -> list[float]:
+    """`min(1, c / (1 + exp(k (i - alpha))))` for `i = 3..L` with mean `budget`."""
+    reduced = range(3, num_layers + 1)
+    if budget in (0.0, 1.0):
+        return [budget] * len(reduced)
+    logs = [-_softplus(k * (layer - alpha)) for layer in reduced]
+    for capped in range(len(logs)):
+        # The first layers are at 1; the others share what is left, in logarithms for the sake of large k.
+        share = budget * len(logs) - capped
+        top = logs[capped]
+        rest = math.fsum(math.exp(log - top) for log in logs[capped:])
+        if share <= rest:
+            shift = math.log(share / rest) - top
+            return [1.0] * capped + [math.exp(min(0.0, log + shift)) for log in logs[capped:]]
+    raise AssertionError("the last layer alone can always take its share")
 
 
 def _softplus(x: float) -> float:

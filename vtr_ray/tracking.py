@@ -18,6 +18,7 @@ from vtr_ray.errors import InputError
 from vtr_ray.store import alone, default_uri, sqlite_folder
 from vtr_ray.tuning.background import Mirroring, first_line
 from vtr_ray.tuning.directory import (
+    FRONT,
     LEDGER,
     SCHEDULE,
     SEARCH,
@@ -64,7 +65,9 @@ class Tracker:
     """Logs a run directory from a background thread; a context manager. Never raises, never blocks.
 
     uri: default `default_uri()`. The store is opened (a new SQLite store: created) at once.
+    name: of the parent run; default: the directory's.
     warn: takes the one line about what could not be logged, when the tracker is closed; default: stderr.
+    pause: seconds until the next try after MLflow failed.
     """
 
     def __init__(
@@ -73,13 +76,15 @@ class Tracker:
         uri: str | None = None,
         *,
         experiment: str = EXPERIMENT,
+        name: str | None = None,
         warn: Callable[[str], None] | None = None,
+        pause: float = 15.0,
     ) -> None:
         self.run_dir = Path(run_dir).absolute()
         self.uri = uri or default_uri()
         self._warn = warn or (lambda text: print(text, file=sys.stderr))
-        self._mirror = _Mirror(self.run_dir, self.uri, experiment)
-        self._thread = Mirroring(self._mirror.open, self._log, "mlflow")
+        self._mirror = _Mirror(self.run_dir, self.uri, experiment, name)
+        self._thread = Mirroring(self._mirror.open, self._log, "mlflow", pause)
 
     @property
     def run_id(self) -> str | None:
@@ -90,6 +95,11 @@ class Tracker:
     def experiment_id(self) -> str | None:
         """The experiment's id, once it is known."""
         return self._mirror.experiment_id or None
+
+    @property
+    def problem(self) -> str | None:
+        """What kept the last try from reaching MLflow; None: nothing."""
+        return self._thread.problem
 
     def notify(self) -> None:
         """The run directory has changed."""
@@ -119,8 +129,9 @@ class Tracker:
 class _Mirror:
     """What MLflow has of one run directory, and the logging of what it lacks. Used by one thread."""
 
-    def __init__(self, path: Path, uri: str, experiment: str) -> None:
+    def __init__(self, path: Path, uri: str, experiment: str, name: str | None = None) -> None:
         self._path, self._uri, self._experiment = path, uri, experiment
+        self._name = name or path.name
         self._client: Any = None
         self.experiment_id = ""
         self.parent: str | None = None
@@ -175,6 +186,7 @@ class _Mirror:
                 self._end(run, "FINISHED", own[-1].time)
         if done:
             self._log_curve(parent)
+        done = done or (self._path / FRONT).is_file()  # a front of which no schedule met the limits
         self._log_finals(parent, entries)
         if final:
             for run in (*self._layers.values(), parent):
@@ -191,7 +203,7 @@ class _Mirror:
             run = self._client.create_run(
                 self.experiment_id,
                 start_time=int(content["created"] * 1000),
-                run_name=self._path.name,
+                run_name=self._name,
                 tags={
                     _SEARCH_TAG: content["id"],
                     "vtr_ray.directory": str(self._path),
@@ -252,6 +264,7 @@ class _Mirror:
         history = [
             *self._client.get_metric_history(run, "E"),
             *self._client.get_metric_history(run, "failed"),
+            *self._client.get_metric_history(run, "stopped"),
         ]
         return {metric.step for metric in history}
 

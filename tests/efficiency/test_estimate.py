@@ -58,7 +58,13 @@ def test_the_sum_by_hand() -> None:
     found = estimate_search(config, trials, load, Speed(1e6, "given"), devices=2, overhead=0.5)
     counts = [count_flops(config, one, 16, 9, "executed", 7, logits_to_keep=3) for one in trials]
     share = 2 / 3
-    assert found.seconds_trials == pytest.approx(12 * sum(one.decoder for one in counts) / 1e6 * share)
+    # The second one goes on from the state that enters layer 3.
+    cached = counts[0].decoder + sum(counts[1].per_layer[2:-1]) + counts[1].head
+    # Of 9 tokens in its last layer 3 go through it, the others give keys (24 of width 48) and values.
+    last = counts[1].layers[-1]
+    cached += (last.linear + last.attention) / 3 + 6 * 2 * (2 * 48 * 24)
+    assert found.seconds_trials == pytest.approx(12 * cached / 1e6 * share)
+    assert found.cache_ratio == pytest.approx(cached / sum(one.decoder for one in counts))
     assert found.seconds_encoding == pytest.approx(
         12 * (counts[0].encoder + counts[0].projector) / 1e6 * share
     )

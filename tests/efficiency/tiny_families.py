@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import torch
+from tiny_configs import config_of
 
 from vtr_ray.efficiency import Picture
 
@@ -30,9 +31,7 @@ class Case:
 
 def tiny_config(family: str, text: str, attn: str = "eager") -> Any:
     """LAYERS decoder layers of width 48; heads of 12, so that no two widths agree by chance."""
-    from transformers.models.auto.configuration_auto import CONFIG_MAPPING
-
-    common = {
+    words: dict[str, Any] = {
         "hidden_size": 48,
         "intermediate_size": 80,
         "num_hidden_layers": LAYERS,
@@ -43,83 +42,54 @@ def tiny_config(family: str, text: str, attn: str = "eager") -> Any:
         "pad_token_id": 0,
         "bos_token_id": 1,
         "eos_token_id": 2,
+        **_WORDS.get(text, {}),
     }
-    rope = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 2, 2]}
-    if text == "gemma3_text":
-        common |= {"head_dim": 16, "sliding_window": 20, "sliding_window_pattern": 3}
-    elif family in ("qwen2_vl", "qwen2_5_vl"):
-        common |= {"rope_parameters": rope}
-    elif family == "qwen3_vl":
-        common |= {"head_dim": 12, "rope_parameters": rope | {"mrope_interleaved": True}}
-    vit = {
-        "hidden_size": 32,
-        "intermediate_size": 56,
-        "num_hidden_layers": 3,
-        "num_attention_heads": 4,
-        "image_size": 16,
-        "patch_size": 4,
-    }
-    if family.startswith("qwen"):
-        vision: dict[str, Any] = {
-            "depth": 3,
-            "num_heads": 4,
-            "in_channels": 3,
-            "patch_size": 4,
-            "spatial_merge_size": 2,
-            "temporal_patch_size": 2,
-        }
-        vision |= {
-            "qwen2_vl": {"embed_dim": 32, "hidden_size": 48, "mlp_ratio": 2},
-            "qwen2_5_vl": {
-                "hidden_size": 32,
-                "intermediate_size": 56,
-                "out_hidden_size": 48,
-                "window_size": 16,
-                "fullatt_block_indexes": [1],
-            },
-            "qwen3_vl": {
-                "hidden_size": 32,
-                "intermediate_size": 56,
-                "out_hidden_size": 48,
-                "num_position_embeddings": 64,
-                "deepstack_visual_indexes": [0, 2],
-            },
-        }[family]
-        text_config: Any = common
-        options: dict[str, Any] = {
-            "image_token_id": 90,
-            "video_token_id": 91,
-            "vision_start_token_id": 92,
-            "vision_end_token_id": 93,
-        }
-        return CONFIG_MAPPING[family](
-            text_config=text_config, vision_config=vision, attn_implementation=attn, **options
-        )
-    text_config = CONFIG_MAPPING[text](**common)
-    options = {"image_token_index": 90}
-    vision_type = "clip_vision_model"
-    if family == "llava_next":
-        options |= {"image_grid_pinpoints": [[16, 32], [32, 16], [32, 32]]}
-    elif family == "llava_onevision":
-        vision_type = "siglip_vision_model"
-        options |= {"image_grid_pinpoints": [[16, 32], [32, 16], [32, 32]], "video_token_index": 91}
-        options |= {"vision_aspect_ratio": "anyres_max_2"}
-        vit |= {"vision_use_head": False}
-    elif family == "internvl":
-        vision_type = "internvl_vision"
-        options = {"image_token_id": 90, "tie_word_embeddings": False}
-    elif family in ("idefics3", "smolvlm"):
-        vision_type = f"{family}_vision"
-        options = {"image_token_id": 90, "scale_factor": 2}
-    elif family == "gemma3":
-        vision_type = "siglip_vision_model"
-        options = {"image_token_id": 90, "boi_token_id": 91, "eoi_token_id": 92, "mm_tokens_per_image": 4}
-    return CONFIG_MAPPING[family](
-        text_config=text_config,
-        vision_config=CONFIG_MAPPING[vision_type](**vit),
-        attn_implementation=attn,
-        **options,
-    )
+    tower = (_GRIDS[family] | _GRID) if family in _GRIDS else _TOWER | _TOWERS.get(family, {})
+    options = (_IDS | _OPTIONS.get(family, {})) if family not in _GRIDS else _GRID_IDS
+    return config_of(family, text, words, tower, attn_implementation=attn, **options)
+
+
+_ROPE = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 2, 2]}
+_WORDS: dict[str, dict[str, Any]] = {
+    "gemma3_text": {"head_dim": 16, "sliding_window": 20, "sliding_window_pattern": 3},
+    "qwen2_vl_text": {"rope_parameters": _ROPE},
+    "qwen2_5_vl_text": {"rope_parameters": _ROPE},
+    "qwen3_vl_text": {"head_dim": 12, "rope_parameters": _ROPE | {"mrope_interleaved": True}},
+}
+_TOWER = {
+    "hidden_size": 32,
+    "intermediate_size": 56,
+    "num_hidden_layers": 3,
+    "num_attention_heads": 4,
+    "image_size": 16,
+    "patch_size": 4,
+}
+_TOWERS: dict[str, dict[str, Any]] = {"llava_onevision": {"vision_use_head": False}}
+_GRID = {
+    "depth": 3,
+    "num_heads": 4,
+    "in_channels": 3,
+    "patch_size": 4,
+    "spatial_merge_size": 2,
+    "temporal_patch_size": 2,
+}
+_LATER = {"hidden_size": 32, "intermediate_size": 56, "out_hidden_size": 48}
+_GRIDS: dict[str, dict[str, Any]] = {
+    "qwen2_vl": {"embed_dim": 32, "hidden_size": 48, "mlp_ratio": 2},
+    "qwen2_5_vl": _LATER | {"window_size": 16, "fullatt_block_indexes": [1]},
+    "qwen3_vl": _LATER | {"num_position_embeddings": 64, "deepstack_visual_indexes": [0, 2]},
+}
+_IDS: dict[str, Any] = {"image_token_id": 90}
+_GRID_IDS = _IDS | {"video_token_id": 91, "vision_start_token_id": 92, "vision_end_token_id": 93}
+_PINPOINTS = {"image_grid_pinpoints": [[16, 32], [32, 16], [32, 32]]}
+_OPTIONS: dict[str, dict[str, Any]] = {
+    "llava_next": _PINPOINTS,
+    "llava_onevision": _PINPOINTS | {"video_token_id": 91, "vision_aspect_ratio": "anyres_max_2"},
+    "internvl": {"tie_word_embeddings": False},
+    "idefics3": {"scale_factor": 2},
+    "smolvlm": {"scale_factor": 2},
+    "gemma3": {"boi_token_id": 91, "eoi_token_id": 92, "mm_tokens_per_image": 4},
+}
 
 
 def tiny_model(config: Any) -> Any:

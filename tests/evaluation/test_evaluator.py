@@ -189,7 +189,8 @@ def test_a_batch_that_memory_refuses_is_halved_and_logged(loaded, samples, caplo
     finally:
         hook.remove()
     assert len(refused) == times  # halved for good
-    assert sum("halved" in record.message for record in caplog.records) == times
+    said = [record.message for record in caplog.records]
+    assert sum("halved" in message or "given up" in message for message in said) == times
 
 
 def test_one_sample_too_large_for_memory_is_an_error(loaded, samples):
@@ -200,7 +201,7 @@ def test_one_sample_too_large_for_memory_is_an_error(loaded, samples):
 
     hook = model.register_forward_pre_hook(refuse)
     try:
-        with pytest.raises(torch.OutOfMemoryError):
+        with pytest.raises(torch.OutOfMemoryError, match=r"one sample at a time \(batch 0\); shrink"):
             Evaluator(model, processor, samples, batch_size=4).evaluate(SCHEDULES["none"])
     finally:
         hook.remove()

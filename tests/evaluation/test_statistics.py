@@ -1,8 +1,10 @@
+import math
+
 import numpy as np
 import pytest
 
 from vtr_ray.evaluation.outcome import Outcome
-from vtr_ray.evaluation.statistics import compare
+from vtr_ray.evaluation.statistics import compare, lower_bound, samples_to_show
 
 
 def outcomes(scores):
@@ -53,3 +55,34 @@ def test_other_samples_on_one_side_are_refused():
         compare(outcomes([1, 0, 1]), outcomes([1, 0]))
     with pytest.raises(ValueError, match="at least two"):
         compare(outcomes([1]), outcomes([1]))
+
+
+def test_lower_bound_is_bonetts_and_prices() -> None:
+    # 100 samples, 3 lost and 1 won: with one of each added, p12 = 4 / 102, p21 = 2 / 102.
+    base = {f"s{i}": float(i % 2) for i in range(100)}
+    ours = {**base, "s1": 0.0, "s3": 0.0, "s5": 0.0, "s0": 1.0}
+    lost, won = 4 / 102, 2 / 102
+    deviation = math.sqrt((lost + won - (won - lost) ** 2) / 102)
+    assert lower_bound(ours, base) == pytest.approx(won - lost - 1.6448536 * deviation)
+    assert lower_bound(base, base) == pytest.approx(-1.6448536 * math.sqrt(2 / 102 / 102))
+    with pytest.raises(ValueError, match="the same samples"):
+        lower_bound(ours, {**base, "more": 1.0})
+
+
+@pytest.mark.parametrize("samples", [60, 500])
+def test_lower_bound_is_below_the_truth_nineteen_times_in_twenty(samples: int) -> None:
+    draw = np.random.default_rng(0)
+    for lost, won in ((0.01, 0.0), (0.02, 0.01), (0.05, 0.03)):
+        differences = draw.choice([-1.0, 1.0, 0.0], (1000, samples), p=[lost, won, 1 - lost - won])
+        names = [f"s{i}" for i in range(samples)]
+        base = dict.fromkeys(names, 0.0)
+        bounds = [lower_bound(dict(zip(names, row, strict=True)), base) for row in differences]
+        assert np.mean(np.array(bounds) <= won - lost) >= 0.93
+
+
+def test_so_many_samples_show_a_drop_where_none_differs() -> None:
+    for drop in (0.005, 0.02):
+        enough = samples_to_show(drop)
+        assert lower_bound(dict.fromkeys(range(enough), 1.0), dict.fromkeys(range(enough), 1.0)) >= -drop
+        fewer = dict.fromkeys(range(enough - 1), 1.0)
+        assert lower_bound(fewer, fewer) < -drop

@@ -151,3 +151,21 @@ def test_a_search_split_includes_the_other_yaml(suite):
     assert [sample.question for sample in samples] == ["Which word?", "Which other?"]
     assert samples.samples[0].exact
     (suite / "words.yaml").unlink()
+
+
+def test_a_document_that_names_a_video_is_a_video_sample(tmp_path):
+    """As MVBench's and Video-MME's do: `doc_to_visual` gives a path."""
+    from clips import write_clip
+
+    from vtr_ray.evaluation.samples import Video
+
+    write_clip(tmp_path / "0.mp4")
+    yaml = EXACT.replace("doc_to_visual: image", "doc_to_visual: !function utils.clip")
+    here = str(tmp_path)
+    (tmp_path / "utils.py").write_text(
+        f'def clip(doc):\n    return ["{here}/" + str(len(doc["question"]) - 2) + ".mp4"]\n'
+    )
+    write_task(tmp_path, yaml, "moves", [("a?", "yes")] * 19 + [("gone?", "yes")])
+    samples = load_tasks(["moves"], tmp_path, frames=3)
+    assert {sample.image for sample in samples} == {Video(tmp_path / "0.mp4", 3)}
+    assert "no video" in samples.describe()["skipped"]["moves/19"]

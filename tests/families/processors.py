@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from typing import Any
 
+from toys import PINPOINTS
+
 NAMED = {
+    "onevision": {3: "<image>", 4: "<video>"},
+    "internvl": {3: "<IMG_CONTEXT>", 4: "<video>", 6: "<img>", 7: "</img>"},
     "gemma3": {3: "<image_soft_token>", 4: "<video>", 6: "<start_of_image>", 7: "<end_of_image>"},
     "qwen": {3: "<|image_pad|>", 4: "<|video_pad|>", 6: "<|vision_start|>", 7: "<|vision_end|>"},
 }
-PLACE = {"gemma3": "<start_of_image>", "qwen": "<|vision_start|><|image_pad|><|vision_end|>"}
+PLACE = {
+    "onevision": ("<image>", "<video>"),
+    "internvl": ("<IMG_CONTEXT>", "<video>"),
+    "gemma3": ("<start_of_image>", ""),
+    "qwen": ("<|vision_start|><|image_pad|><|vision_end|>", "<|vision_start|><|video_pad|><|vision_end|>"),
+}
 
 
 def tokenizer(family: str, **named: str) -> Any:
@@ -34,10 +43,12 @@ def tokenizer(family: str, **named: str) -> Any:
 
 
 def template(family: str) -> str:
+    image, video = PLACE[family]
     return (
         "{% for message in messages %}{{ message['role'].replace('assistant', 'model') + ' ' }}"
         "{% for part in message['content'] %}"
-        "{{ '" + PLACE[family] + " ' if part['type'] == 'image' else part['text'] + ' ' }}"
+        "{{ '" + image + " ' if part['type'] == 'image' else '" + video + " ' if part['type'] == 'video' "
+        "else part['text'] + ' ' }}"
         "{% endfor %}{% endfor %}{% if add_generation_prompt %}{{ 'model ' }}{% endif %}"
     )
 
@@ -55,6 +66,31 @@ def processor_of(name: str) -> Any:
         return transformers.Gemma3Processor(
             images, tokenizer("gemma3", **named), template("gemma3"), image_seq_length=16
         )
+    if name == "onevision":
+        size = {"height": 16, "width": 16}
+        return transformers.LlavaOnevisionProcessor(
+            transformers.LlavaOnevisionImageProcessor(size=size, image_grid_pinpoints=PINPOINTS),
+            tokenizer(name),
+            transformers.LlavaOnevisionVideoProcessor(size=size),
+            num_image_tokens=16,
+            vision_feature_select_strategy="full",
+            chat_template=template(name),
+        )
+    if name.startswith("internvl"):
+        named = {
+            "start_image_token": "<img>",
+            "end_image_token": "</img>",
+            "context_image_token": "<IMG_CONTEXT>",
+            "video_token": "<video>",
+        }
+        size = {"height": 16, "width": 16}
+        return transformers.InternVLProcessor(
+            transformers.GotOcr2ImageProcessor(size=size, min_patches=1, max_patches=2),
+            tokenizer("internvl", **named),
+            transformers.InternVLVideoProcessor(size=size),
+            image_seq_length=4,
+            chat_template=template("internvl"),
+        )
     words = tokenizer("qwen")
     sizes = {"shortest_edge": 16 * 16, "longest_edge": 32 * 32}
     options = {"patch_size": 4, "temporal_patch_size": 2, "merge_size": 2, "size": sizes}
@@ -65,4 +101,5 @@ def processor_of(name: str) -> Any:
             images, tokenizer("qwen"), videos, chat_template=template("qwen")
         )
     videos = transformers.Qwen2VLVideoProcessor(**options)
-    return transformers.Qwen2_5_VLProcessor(images, words, videos, chat_template=template("qwen"))
+    kind = transformers.Qwen2VLProcessor if name == "qwen2-vl" else transformers.Qwen2_5_VLProcessor
+    return kind(images, words, videos, chat_template=template("qwen"))

@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any
 
 import torch
+from tiny_configs import config_of
 from torch import Tensor
 
 IMAGE, VIDEO, WRAP = 3, 4, 6  # placeholders, and a text token around them
@@ -73,10 +74,6 @@ def concatenated(batch: list[list[Part]]) -> dict[str, Tensor]:
     return {name: torch.cat(tensors) for name, tensors in entries.items()}
 
 
-def text_config(kind: str, **options: Any) -> dict[str, Any]:
-    return {"model_type": kind, **TEXT, **options}
-
-
 def pixels(draw: torch.Generator, *shape: int) -> Tensor:
     return torch.randn(*shape, generator=draw)
 
@@ -89,11 +86,11 @@ def square(config: Any, draw: torch.Generator) -> Part:
 
 
 def llava(kind: str, **options: Any) -> Any:
-    from transformers import LlavaConfig
-
-    return LlavaConfig(
-        vision_config={"model_type": "clip_vision_model", **TOWER, "projection_dim": WIDTH},
-        text_config=text_config(kind, **options),
+    return config_of(
+        "llava",
+        kind,
+        TEXT | options,
+        TOWER | {"projection_dim": WIDTH},
         image_token_index=IMAGE,
         vision_feature_layer=-2,
         vision_feature_select_strategy="default",
@@ -102,12 +99,12 @@ def llava(kind: str, **options: Any) -> Any:
 
 
 def gemma3(layers: int, **options: Any) -> Any:
-    from transformers import Gemma3Config
-
-    text = text_config("gemma3_text", num_hidden_layers=layers, head_dim=8, sliding_window=26, **options)
-    return Gemma3Config(
-        vision_config={"model_type": "siglip_vision_model", **TOWER},
-        text_config={**text, "query_pre_attn_scalar": 8},
+    own = {"num_hidden_layers": layers, "head_dim": 8, "sliding_window": 26, "query_pre_attn_scalar": 8}
+    return config_of(
+        "gemma3",
+        "gemma3_text",
+        TEXT | own | options,
+        TOWER,
         mm_tokens_per_image=16,
         image_token_index=IMAGE,
         boi_token_index=WRAP,
@@ -132,11 +129,11 @@ def anyres(config: Any, draw: torch.Generator) -> Part:
 
 
 def llava_next() -> Any:
-    from transformers import LlavaNextConfig
-
-    return LlavaNextConfig(
-        vision_config={"model_type": "clip_vision_model", **TOWER, "projection_dim": WIDTH},
-        text_config=text_config("mistral", sliding_window=None),
+    return config_of(
+        "llava_next",
+        "mistral",
+        TEXT | {"sliding_window": None},
+        TOWER | {"projection_dim": WIDTH},
         image_token_index=IMAGE,
         image_grid_pinpoints=PINPOINTS,
         image_seq_length=16,
@@ -144,11 +141,11 @@ def llava_next() -> Any:
 
 
 def onevision() -> Any:
-    from transformers import LlavaOnevisionConfig
-
-    return LlavaOnevisionConfig(
-        vision_config={"model_type": "siglip_vision_model", **TOWER, "vision_use_head": False},
-        text_config=text_config("qwen2"),
+    return config_of(
+        "llava_onevision",
+        "qwen2",
+        TEXT,
+        TOWER | {"vision_use_head": False},
         image_token_index=IMAGE,
         video_token_index=VIDEO,
         image_grid_pinpoints=PINPOINTS,
@@ -163,15 +160,8 @@ def onevision_video(config: Any, draw: torch.Generator) -> Part:
 
 
 def internvl(kind: str, **options: Any) -> Any:
-    from transformers import InternVLConfig
-
-    tower = {**TOWER, "image_size": [16, 16], "patch_size": [4, 4], "layer_scale_init_value": 1.0}
-    return InternVLConfig(
-        vision_config={"model_type": "internvl_vision", **tower},
-        text_config=text_config(kind, **options),
-        image_token_id=IMAGE,
-        image_seq_length=4,
-    )
+    tower = TOWER | {"image_size": [16, 16], "patch_size": [4, 4], "layer_scale_init_value": 1.0}
+    return config_of("internvl", kind, TEXT | options, tower, image_token_id=IMAGE, image_seq_length=4)
 
 
 def internvl_image(config: Any, draw: torch.Generator) -> Part:
@@ -186,12 +176,7 @@ def internvl_video(config: Any, draw: torch.Generator) -> Part:
 
 
 def tiled(name: str) -> Any:
-    import transformers
-
-    tower = {**TOWER, "model_type": f"{name.lower()}_vision"}
-    return getattr(transformers, f"{name}Config")(
-        vision_config=tower, text_config=text_config("llama"), image_token_id=IMAGE, scale_factor=2
-    )
+    return config_of(name, "llama", TEXT, TOWER, image_token_id=IMAGE, scale_factor=2)
 
 
 def tiled_image(config: Any, draw: torch.Generator) -> Part:
@@ -223,23 +208,13 @@ def tiled_join(batch: list[list[Part]]) -> dict[str, Tensor]:
 
 
 def qwen(name: str, tower: dict[str, Any], **options: Any) -> Any:
-    import transformers
-
-    return getattr(transformers, f"{name}Config")(
-        vision_config={
-            "depth": 2,
-            "num_heads": 4,
-            "patch_size": 4,
-            "temporal_patch_size": 2,
-            "spatial_merge_size": 2,
-            "initializer_range": 0.25,
-            **tower,
-        },
-        text_config={
-            **TEXT,
-            "rope_parameters": {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]},
-            **options,
-        },
+    own = {"depth": 2, "num_heads": 4, "patch_size": 4, "temporal_patch_size": 2, "spatial_merge_size": 2}
+    rope = {"rope_type": "default", "rope_theta": 10000.0, "mrope_section": [2, 1, 1]}
+    return config_of(
+        name,
+        f"{name}_text",
+        TEXT | {"rope_parameters": rope} | options,
+        own | {"initializer_range": 0.25} | tower,
         image_token_id=IMAGE,
         video_token_id=VIDEO,
         vision_start_token_id=WRAP,
@@ -307,11 +282,11 @@ TOYS = {
         "InternVL", lambda: internvl("phi3", rope_parameters=PARTLY), internvl_image, internvl_video
     ),
     "internvl-qwen3": Toy("InternVL", lambda: internvl("qwen3", head_dim=8), internvl_image, internvl_video),
-    "idefics3": Toy("Idefics3", lambda: tiled("Idefics3"), tiled_image, join=tiled_join),
-    "smolvlm": Toy("SmolVLM", lambda: tiled("SmolVLM"), tiled_image, tiled_image, tiled_join),
-    "qwen2-vl": Toy("Qwen2VL", lambda: qwen("Qwen2VL", QWEN2), grid_image, grid_video),
-    "qwen2.5-vl": Toy("Qwen2_5_VL", lambda: qwen("Qwen2_5_VL", QWEN25), grid_image, grid_video),
-    "qwen3-vl": Toy("Qwen3VL", lambda: qwen("Qwen3VL", QWEN3, head_dim=8), grid_image, grid_video),
+    "idefics3": Toy("Idefics3", lambda: tiled("idefics3"), tiled_image, join=tiled_join),
+    "smolvlm": Toy("SmolVLM", lambda: tiled("smolvlm"), tiled_image, tiled_image, tiled_join),
+    "qwen2-vl": Toy("Qwen2VL", lambda: qwen("qwen2_vl", QWEN2), grid_image, grid_video),
+    "qwen2.5-vl": Toy("Qwen2_5_VL", lambda: qwen("qwen2_5_vl", QWEN25), grid_image, grid_video),
+    "qwen3-vl": Toy("Qwen3VL", lambda: qwen("qwen3_vl", QWEN3, head_dim=8), grid_image, grid_video),
     "gemma3": Toy("Gemma3", lambda: gemma3(8), square, first=7),
     "gemma3-early": Toy(
         "Gemma3",

@@ -378,14 +378,14 @@ def test_search_with_enough_trials_equals_exhaustive_search(kind: str) -> None:
 def test_gaussian_process_never_gives_up_on_the_curves_it_is_made_for(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    fitted = optimiser._by_improvement
+    fitted = optimiser._by_model
 
     def checked(*args: Any) -> list[int] | None:
         chosen = fitted(*args)
         assert chosen is not None
         return chosen
 
-    monkeypatch.setattr(optimiser, "_by_improvement", checked)
+    monkeypatch.setattr(optimiser, "_by_model", checked)
     for seed in range(1000, 1004):
         world = draw("smooth", seed)
         assert finish(GSearch(12, 144), world).finished

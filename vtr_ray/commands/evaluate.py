@@ -10,9 +10,11 @@ from typing import Any
 from rich.console import Console
 
 from vtr_ray import strategies
-from vtr_ray.commands.inputs import ModelOptions, PoolOptions, test_samples
+from vtr_ray.commands.inputs import DataOptions, ModelOptions, PoolOptions
 from vtr_ray.commands.named import CONTROL, name_of, named_schedule
 from vtr_ray.errors import InputError
+from vtr_ray.evaluation.outcome import Outcome
+from vtr_ray.reduction import DecodeReduction
 from vtr_ray.report.comparison import Row, compare_schedules, comparison_table, sources_table
 from vtr_ray.schedule import Schedule
 from vtr_ray.tuning.cluster import connected
@@ -34,13 +36,16 @@ class StrategyOptions:
 def evaluate(
     schedules: Sequence[Path],
     model: ModelOptions,
-    samples: Path | None,
-    images: Path | None,
+    samples: DataOptions,
     pool_options: PoolOptions,
     console: Console,
     named: StrategyOptions = StrategyOptions(),
+    decode: DecodeReduction | None = None,
 ) -> list[Row]:
-    """Prints the comparison of schedule files and strategies (default samples: the embedded test split)."""
+    """Prints the comparison of schedule files and strategies on the held-out samples of `samples`.
+
+    decode: a second table has the same schedules with it. Gives the rows of both.
+    """
     if not schedules and not named.names:
         raise InputError("nothing to evaluate; give schedule files, or --strategy fastv")
     loaded = {path.stem if len(schedules) == 1 else str(path): Schedule.load(path) for path in schedules}
@@ -51,18 +56,38 @@ def evaluate(
                 f"{path} has {schedule.num_layers} layers, the model {layers}; search one for this model"
             )
     loaded |= _named(named, layers)
-    data = test_samples(model, samples, images)
+    for name, schedule in loaded.items():
+        if decode is not None and schedule.positions == "renumber":
+            raise InputError(
+                f"{name} renumbers positions, which --decode-every does not support; leave it out"
+            )
+    data = samples.test_samples(model)
     if data is None:
-        raise InputError("a model of your own needs samples: give --samples FILE.json and --images DIR")
+        raise InputError(
+            "a model of your own needs samples: give --samples FILE.json and --images DIR, or --task NAME"
+        )
     with connected(), pool_options.open(model, data, "evaluate") as pool:
         if named.find_k:
             loaded |= _searched_vtw(pool, console)
         if CONTROL in named.names:
             loaded |= _controls(loaded, named.seed)
-        rows = compare_schedules(pool, loaded)
-    console.print(comparison_table(rows, len(data.set)))
+        baseline: list[Outcome] = []
+        rows = compare_schedules(pool, loaded, baseline=baseline)
+    _print(console, rows, len(data.set))
+    if decode is None:
+        return rows
+    with connected(), pool_options.open(model, data, "evaluate", decode) as pool:
+        decoded = compare_schedules(pool, loaded, baseline=baseline)
+    title = (
+        f"after every {decode.every} decoded tokens, each cache keeps {decode.keep:g} of its vision tokens"
+    )
+    _print(console, decoded, len(data.set), title)
+    return rows + decoded
+
+
+def _print(console: Console, rows: list[Row], samples: int, title: str = "") -> None:
+    console.print(comparison_table(rows, samples, title))
     console.print(sources_table(rows))
-    return rows
 
 
 def _named(options: StrategyOptions, layers: int) -> dict[str, Schedule]:

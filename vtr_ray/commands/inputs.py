@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+import os
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
@@ -9,13 +11,20 @@ from pathlib import Path
 
 from vtr_ray import embedded
 from vtr_ray.errors import InputError
+from vtr_ray.evaluation.documents import find_documents, load_documents
 from vtr_ray.evaluation.evaluator import EvaluatorSpec
 from vtr_ray.evaluation.llava import load_llava
 from vtr_ray.evaluation.pool import EvaluatorPool
-from vtr_ray.evaluation.samples import SampleSet
+from vtr_ray.evaluation.prefix_cache import parse_size
+from vtr_ray.evaluation.samples import FRAMES, SampleSet
 from vtr_ray.evaluation.suites import load_tasks
-from vtr_ray.models import load_config
-from vtr_ray.tuning.cluster import fair_share
+from vtr_ray.models import fetch_model, load_config
+from vtr_ray.reduction import DecodeReduction
+from vtr_ray.tuning.cluster import fair_share, on_every_node
+
+WAIT = "VTR_RAY_WAIT_FOR_NODES"
+
+DEFAULT_CACHE = "4GiB"
 
 
 @dataclass(frozen=True)
@@ -27,6 +36,11 @@ class ModelOptions:
     attn: str = "sdpa"
     batch: int = 16
     max_pixels: int | None = None
+    cache: str = DEFAULT_CACHE
+    frames: int = FRAMES
+
+    def __post_init__(self) -> None:
+        parse_size(self.cache)  # a mistake must fail before anything starts
 
     @property
     def embedded(self) -> bool:
@@ -60,47 +74,108 @@ class PoolOptions:
     cpus: float | None = None
     gpus: float | None = None
 
-    def open(self, model: ModelOptions, samples: Samples, name: str) -> EvaluatorPool:
-        """Starts the actors. Ray must be connected."""
+    def open(
+        self, model: ModelOptions, samples: Samples, name: str, decode: DecodeReduction | None = None
+    ) -> EvaluatorPool:
+        """Starts the actors, after one download of the model per node. Ray must be connected.
+
+        decode: answers are written under it.
+        """
         cpus, gpus = fair_share(self.actors)
+        cpus = cpus if self.cpus is None else self.cpus
+        gpus = gpus if self.gpus is None else self.gpus
+        if not Path(model.path).exists():
+            on_every_node(partial(fetch_model, model.path), gpus=gpus > 0)
         factory = EvaluatorSpec(
             model=model.path,
             samples=samples.load,
             batch_size=model.batch,
             dtype=model.dtype,
             attn=model.attn,
+            device="split" if gpus > 1 else "auto",
             max_pixels=model.max_pixels,
+            cache=parse_size(model.cache),
+            decode=decode,
         ).build
         return EvaluatorPool(
             factory,
             actors=self.actors,
-            cpus=cpus if self.cpus is None else self.cpus,
-            gpus=gpus if self.gpus is None else self.gpus,
+            cpus=cpus,
+            gpus=gpus,
             name=name,
+            wait_for_nodes=_wait_for_nodes(),
         )
 
 
-def search_samples(model: ModelOptions, file: Path | None, images: Path | None) -> Samples:
-    """The search split: a LLaVA-format file, or the embedded one."""
-    return _samples(model, file, images, embedded.search_tasks, "--samples")
+def _wait_for_nodes() -> float:
+    """Seconds; a cluster that grows says in its nodes' environment how long to wait for more of them."""
+    said = os.environ.get(WAIT, "0")
+    try:
+        seconds = float(said)
+    except ValueError:
+        seconds = -1.0
+    if not 0 <= seconds < math.inf:
+        raise InputError(
+            f"{WAIT} is {said!r}; set the seconds to wait for a growing cluster's nodes, or unset it"
+        )
+    return seconds
 
 
-def test_samples(model: ModelOptions, file: Path | None, images: Path | None) -> Samples | None:
-    """The held-out samples, or None where a user's own model comes without."""
-    if file is None and not model.embedded:
-        return None
-    return _samples(model, file, images, embedded.test_tasks, "--test")
+@dataclass(frozen=True)
+class DataOptions:
+    """Samples for search and comparison: LLaVA-format files or lmms-eval tasks, `NAME` or `NAME:LIMIT`.
 
+    None of both: the embedded model's own splits. include: folder of a user's task YAMLs. score: the tasks'
+    metric that counts.
+    """
 
-def _samples(
-    model: ModelOptions, file: Path | None, images: Path | None, tasks: Callable[[], list[str]], option: str
-) -> Samples:
-    if file is not None:
-        folder = None if images is None else images.absolute()
-        return _loaded(partial(load_llava, file.absolute(), folder))
-    if not model.embedded:
-        raise InputError(f"a model of your own needs samples: give {option} FILE.json and --images DIR")
-    return _loaded(partial(load_tasks, tasks(), embedded.TASKS_FOLDER))
+    samples: Path | None = None
+    images: Path | None = None
+    test: Path | None = None
+    test_images: Path | None = None
+    tasks: tuple[str, ...] = ()
+    test_tasks: tuple[str, ...] = ()
+    include: Path | None = None
+    score: str | None = None
+
+    def search_samples(self, model: ModelOptions) -> Samples:
+        """The search split: a LLaVA-format file, tasks, or the embedded one."""
+        return self._read(model, self.samples, self.images, self.tasks, embedded.search_tasks, "")
+
+    def test_samples(self, model: ModelOptions) -> Samples | None:
+        """The held-out samples, or None where a user's own model or tasks come without."""
+        own = self.test is not None or bool(self.test_tasks)
+        if not own and (self.tasks or not model.embedded):
+            return None
+        return self._read(model, self.test, self.test_images, self.test_tasks, embedded.test_tasks, "test-")
+
+    def _read(
+        self,
+        model: ModelOptions,
+        file: Path | None,
+        images: Path | None,
+        tasks: tuple[str, ...],
+        ours: Callable[[], list[str]],
+        kind: str,
+    ) -> Samples:
+        name = "--test" if kind else "--samples"
+        if file is not None and tasks:
+            raise InputError(f"{file} and task {tasks[0]} both name samples; give a file or tasks")
+        if not (self.tasks or self.test_tasks) and (self.include, self.score) != (None, None):
+            raise InputError("--include-path and --score are for lmms-eval tasks; name one with --task")
+        if file is not None:
+            folder = None if images is None else images.absolute()
+            return _loaded(partial(load_llava, file.absolute(), folder, model.frames))
+        if tasks:
+            return _loaded(
+                partial(load_documents, find_documents(tasks, self.include), self.score, model.frames)
+            )
+        if not model.embedded:
+            raise InputError(
+                f"a model of your own needs samples: give {name} FILE.json and --images DIR, or "
+                f"--{kind}task NAME"
+            )
+        return _loaded(partial(load_tasks, ours(), embedded.TASKS_FOLDER))
 
 
 def _loaded(load: Callable[[], SampleSet]) -> Samples:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from vtr_ray import strategies
@@ -14,6 +15,7 @@ _MAKERS: dict[str, Callable[..., Schedule]] = {
     name: getattr(strategies, name) for name in ("none", "fastv", "vtw", "pyramid_drop", "p_sigmoid")
 }
 CONTROL = "random"
+_MAIN = {"fastv": "drop", "pyramid_drop": "keep", "vtw": "withdraw_after"}  # what a bare value means
 
 
 def name_of(text: str) -> str:
@@ -31,6 +33,7 @@ def name_of(text: str) -> str:
 def named_schedule(text: str, num_layers: int, memory_cost: float | None = None) -> Schedule:
     """The schedule of `NAME` or `NAME:OPTION=VALUE,...`, options as the function in `strategies` has them.
 
+    A bare value is fastv's drop, pyramid_drop's keep or vtw's withdraw_after: `fastv:0.875`.
     memory_cost: solve the strategy's free parameter for it.
 
     Raises:
@@ -51,14 +54,45 @@ def named_schedule(text: str, num_layers: int, memory_cost: float | None = None)
     return maker(num_layers, **options)
 
 
+def schedule_of(text: str, num_layers: int) -> Schedule:
+    """The schedule of a strategy as `named_schedule` takes it, or of a schedule file.
+
+    Raises:
+        InputError: neither of both, the random control, a file with another number of layers.
+    """
+    name = text.partition(":")[0]
+    if name in _MAKERS:
+        return named_schedule(text, num_layers)
+    if not Path(text).is_file():
+        raise InputError(
+            f"{text!r} is no strategy ({', '.join(_MAKERS)}) and no schedule file; write fastv:0.875"
+        )
+    schedule = Schedule.load(text)
+    if schedule.num_layers != num_layers:
+        raise InputError(
+            f"{text} has {schedule.num_layers} layers, the model {num_layers}; search one for it"
+        )
+    return schedule
+
+
 def _options(name: str, text: str) -> dict[str, Any]:
     options: dict[str, Any] = {}
     for part in filter(None, text.split(",")):
         option, equals, value = part.partition("=")
+        if not equals and name in _MAIN and _number(part):
+            option, equals, value = _MAIN[name], "=", part
         if not equals or option in options:
             raise InputError(f"{name}: {part!r} is no new option; write {name}:OPTION=VALUE,OPTION=VALUE")
         options[option] = _value(name, option, value)
     return options
+
+
+def _number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
 
 
 def _value(name: str, option: str, text: str) -> Any:

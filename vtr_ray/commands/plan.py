@@ -115,7 +115,12 @@ def plan(
         "text_tokens": sample.text_tokens,
         "schedules": rows,
         "search": asdict(search) | asdict(device) | {"flops_per_second": speed.flops, "speed": speed.source},
-        "estimate": asdict(estimate) | {"seconds": estimate.seconds, "device_hours": estimate.device_hours},
+        "estimate": asdict(estimate)
+        | {
+            "seconds": estimate.seconds,
+            "device_hours": estimate.device_hours,
+            "cache_ratio": estimate.cache_ratio,
+        },
     }
     if json is not None:
         write_json(json.absolute(), content)
@@ -200,6 +205,9 @@ def _search_lines(
         f"  {duration(estimate.seconds_trials)} for {estimate.trials} x {estimate.trial_flops / 1e12:.4g} "
         f"TFLOPs, {duration(estimate.seconds_encoding)} to encode the images once, "
         f"{duration(estimate.seconds_overhead)} between trials",
+        f"  prefix cache: {estimate.cache_ratio:.3f} of the FLOPs of trials that run from layer 1 on "
+        f"({estimate.whole_flops / 1e12:.4g} TFLOPs each); it needs up to "
+        f"{_size(estimate.cache_bytes)}, shared by all actors",
         "Assumed:",
         f"  {speed.flops / 1e12:.4g} TFLOP/s achieved per {speed.device} ({speed.source})",
         f"  the search ends at memory cost {device.expect:g} on a P-Sigmoid curve; its trials' mean is "

@@ -12,10 +12,11 @@ from typing import Any
 
 from vtr_ray.efficiency.bench import sampled_p_sigmoid
 from vtr_ray.efficiency.decoder import decoder_shape
-from vtr_ray.efficiency.flops import count_flops
+from vtr_ray.efficiency.flops import Flops, count_flops
 from vtr_ray.efficiency.latency import synchronise
 from vtr_ray.efficiency.workloads import Picture
 from vtr_ray.errors import InputError
+from vtr_ray.prefixes import GENERATIONS, first_layers
 from vtr_ray.schedule import Schedule
 
 # Dense half-precision peak, TFLOP/s, of the makers' data sheets.
@@ -66,13 +67,17 @@ class Speed:
 class Estimate:
     """A search's expected cost.
 
-    trials: at most. encoder_flops: once. trial_flops: one trial's on average. seconds_encoding,
-    seconds_trials, seconds_overhead: of the wall clock; `seconds` their sum. devices: that share each trial.
+    trials: at most. encoder_flops: once. trial_flops: one trial's on average, as the prefix cache lets it
+    run. whole_flops: the same from layer 1 on. cache_bytes: what the cache holds of all samples at once, at
+    most. seconds_encoding, seconds_trials, seconds_overhead: of the wall clock; `seconds` their sum. devices:
+    that share each trial.
     """
 
     trials: int
     encoder_flops: float
     trial_flops: float
+    whole_flops: float
+    cache_bytes: float
     seconds_encoding: float
     seconds_trials: float
     seconds_overhead: float
@@ -82,6 +87,11 @@ class Estimate:
     def seconds(self) -> float:
         """Wall clock of the search, without loading the model."""
         return self.seconds_encoding + self.seconds_trials + self.seconds_overhead
+
+    @property
+    def cache_ratio(self) -> float:
+        """FLOPs of the trials with the prefix cache to those without."""
+        return self.trial_flops / self.whole_flops
 
     @property
     def device_hours(self) -> float:
@@ -129,7 +139,7 @@ def estimate_search(
     """Cost of evaluating the trials: images encoded once, then one forward pass per sample and trial.
 
     Executed FLOPs over the achieved FLOP/s of all devices, whole batches dealt out, plus `overhead` seconds a
-    trial.
+    trial. A trial runs from the layer whose entering state the evaluators keep.
 
     Raises:
         InputError: numbers below 1, and what `count_flops` refuses.
@@ -137,8 +147,29 @@ def estimate_search(
     for name, value in (("samples", load.samples), ("batch", load.batch), ("GPUs", devices)):
         if value < 1:
             raise InputError(f"The number of {name} is {value}; use at least 1.")
-    counts = [
-        count_flops(
+    counts, cached = trial_flops(config, trials, load)
+    encoder = load.samples * (counts[0].encoder + counts[0].projector)
+    each = [load.samples * flops for flops in cached]
+    batches = math.ceil(load.samples / load.batch)
+    share = math.ceil(batches / devices) / batches  # of the device with the most batches
+    return Estimate(
+        trials=len(trials),
+        encoder_flops=encoder,
+        trial_flops=statistics.fmean(each),
+        whole_flops=load.samples * statistics.fmean(flops.decoder for flops in counts),
+        cache_bytes=_cache_bytes(config, load),
+        seconds_encoding=encoder / speed.flops * share,
+        seconds_trials=math.fsum(each) / speed.flops * share,
+        seconds_overhead=overhead * len(trials),
+        devices=devices,
+    )
+
+
+def trial_flops(config: Any, trials: Sequence[Schedule], load: Load) -> tuple[list[Flops], list[float]]:
+    """Executed FLOPs of a sample in each trial: by part from layer 1 on, and those that the cache leaves."""
+    whole, cached = [], []
+    for schedule, first in first_layers(trials):
+        flops = count_flops(
             config,
             schedule,
             load.vision_tokens,
@@ -148,21 +179,28 @@ def estimate_search(
             images=load.images,
             logits_to_keep=load.answer_tokens + 1,
         )
-        for schedule in trials
-    ]
-    encoder = load.samples * (counts[0].encoder + counts[0].projector)
-    each = [load.samples * flops.decoder for flops in counts]
-    batches = math.ceil(load.samples / load.batch)
-    share = math.ceil(batches / devices) / batches  # of the device with the most batches
-    return Estimate(
-        trials=len(trials),
-        encoder_flops=encoder,
-        trial_flops=statistics.fmean(each),
-        seconds_encoding=encoder / speed.flops * share,
-        seconds_trials=math.fsum(each) / speed.flops * share,
-        seconds_overhead=overhead * len(trials),
-        devices=devices,
-    )
+        whole.append(flops)
+        ending = flops.per_layer[-1] if first == 1 else _last_rows(config, flops, schedule, load)
+        cached.append(math.fsum(flops.per_layer[first - 1 : -1]) + ending + flops.head)
+    return whole, cached
+
+
+def _last_rows(config: Any, flops: Flops, schedule: Schedule, load: Load) -> float:
+    """The last layer where only the answer's rows go through it: keys and values of all tokens, the rest of
+    those rows.
+    """
+    length = schedule.counts(load.vision_tokens)[-1] + load.text_tokens + load.answer_tokens
+    shape = decoder_shape(config)
+    part = min(load.answer_tokens + 1, length) / length
+    products = 4.0 * shape.width * shape.keys * length * (1 + shape.fused * (1 + shape.attended / shape.keys))
+    last = flops.layers[-1]
+    return min(last.total, (last.linear + last.attention) * part + products * (1 - part))
+
+
+def _cache_bytes(config: Any, load: Load) -> float:
+    """Hidden states of all samples, 2 bytes a number, all tokens in them, of two layers."""
+    length = load.vision_tokens + load.text_tokens + load.answer_tokens
+    return 2.0 * GENERATIONS * decoder_shape(config).width * length * load.samples
 
 
 def speed_of(name: str) -> Speed:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from itertools import groupby
 from typing import Any
 
 import torch
+from PIL import Image
 from torch import Tensor, nn
 
 from vtr_ray.errors import InputError
 from vtr_ray.evaluation import prompts
-from vtr_ray.evaluation.samples import Sample, read_image
+from vtr_ray.evaluation.samples import Sample
+from vtr_ray.evaluation.video import Clip, read
 from vtr_ray.models import encode, family_of, model_inputs
 
 IGNORED = -100
@@ -47,6 +49,11 @@ class Tensors:
         positions: Tensor = self.inputs["position_ids"]
         return positions
 
+    def without_features(self) -> Tensors:
+        """The same without what only layers 1 and on from the start need: embeddings and vision features."""
+        kept = {name: self.inputs[name] for name in ("attention_mask", "position_ids")}
+        return replace(self, inputs=kept)
+
     def map(self, function: Callable[[Tensor], Tensor]) -> Tensors:
         """The same batch with `function` of every tensor."""
         return Tensors(**{field.name: _mapped(getattr(self, field.name), function) for field in fields(self)})
@@ -74,13 +81,19 @@ def _mapped(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
     return value
 
 
-def form_batches(exact: Sequence[bool], lengths: Sequence[int], batch_size: int) -> list[tuple[int, ...]]:
-    """Indices of samples, batch by batch: those decided in one pass apart from those that generate, similar
-    lengths together, ties in the order of the samples. Depends on nothing else.
+def form_batches(
+    exact: Sequence[bool], lengths: Sequence[int], batch_size: int, videos: Sequence[bool] | None = None
+) -> list[tuple[int, ...]]:
+    """Indices of samples, batch by batch: those decided in one pass apart from those that generate, images
+    apart from videos, similar lengths together, ties in the order of the samples. Depends on nothing else.
     """
-    order = sorted(range(len(lengths)), key=lambda index: (not exact[index], lengths[index], index))
+
+    def kind(index: int) -> tuple[bool, bool]:
+        return not exact[index], bool(videos and videos[index])
+
+    order = sorted(range(len(lengths)), key=lambda index: (kind(index), lengths[index], index))
     batches: list[tuple[int, ...]] = []
-    for _, group in groupby(order, key=lambda index: exact[index]):
+    for _, group in groupby(order, key=kind):
         indices = list(group)
         batches += [
             tuple(indices[start : start + batch_size]) for start in range(0, len(indices), batch_size)
@@ -96,22 +109,27 @@ def build(
     end_token: int,
     max_pixels: int | None = None,
 ) -> Tensors:
-    """Read, encode and project the images of a batch and lay its rows out, on the model's device.
+    """Read, encode and project the images or videos of a batch and lay its rows out, on the model's device.
 
     targets: a sample's target tokens; empty in batches that generate.
     max_pixels: larger images are shrunk to it.
-    Raises InputError where an image cannot be read any more.
+    Raises InputError where an image or a video cannot be read any more.
     """
-    images = []
+    seen: list[Image.Image | Clip] = []
     for sample in samples:
         try:
-            images.append(read_image(sample.image, max_pixels))
+            seen.append(read(sample.image, max_pixels))
         except Exception as error:
-            raise InputError(f"sample {sample.id}: its image cannot be read any more: {error}") from error
+            raise InputError(
+                f"sample {sample.id}: its {sample.kind} cannot be read any more: {error}"
+            ) from error
     device = model.get_input_embeddings().weight.device  # type: ignore[operator]
-    inputs = prompts.encode(
-        processor, images, [prompts.prompt_text(processor, sample.question) for sample in samples]
-    ).to(device, dtype=model.dtype)
+    texts = [prompts.prompt_text(processor, sample.question, sample.is_video) for sample in samples]
+    inputs = prompts.encode(processor, seen, texts)
+    seconds = inputs.get("second_per_grid_ts")  # positions, which half precision would move
+    inputs = inputs.to(device, dtype=model.dtype)
+    if seconds is not None:
+        inputs["second_per_grid_ts"] = torch.as_tensor(seconds).to(device)
     rows = [
         torch.cat([ids[seen.bool()], torch.tensor(target, dtype=torch.int64, device=device)])
         for ids, seen, target in zip(inputs["input_ids"], inputs["attention_mask"], targets, strict=True)

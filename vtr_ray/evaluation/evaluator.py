@@ -10,7 +10,6 @@ from statistics import median_low
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor
 
 from vtr_ray.efficiency import count_flops, prefill_times
@@ -19,9 +18,14 @@ from vtr_ray.evaluation import prompts
 from vtr_ray.evaluation.batches import IGNORED, Tensors, build, form_batches
 from vtr_ray.evaluation.greedy import NotANumber, arg_max, greedy
 from vtr_ray.evaluation.outcome import Outcome
-from vtr_ray.evaluation.samples import Sample, SampleSet, image_size, read_image
+from vtr_ray.evaluation.prefix_cache import DEFAULT_LIMIT, PrefixCache
+from vtr_ray.evaluation.samples import Sample, SampleSet
+from vtr_ray.evaluation.video import blank, read, seen_size
 from vtr_ray.models import family_of, load_model
-from vtr_ray.reduction import reduce_vision_tokens
+from vtr_ray.reduction import DecodeReduction, reduce_vision_tokens
+from vtr_ray.reduction.kinds import layer_kinds
+from vtr_ray.reduction.prefix import Prefix, close
+from vtr_ray.reduction.refusals import capturable
 from vtr_ray.schedule import Schedule
 from vtr_ray.withdrawal import FIRST, SAMPLES, THRESHOLD, Withdrawal, find_withdrawal
 
@@ -45,6 +49,8 @@ class Evaluator:
         batch_size: rows of a forward pass. After out-of-memory a batch is halved, which is logged.
         teacher_forcing: False: all samples generate, so that every outcome has its answer.
         max_pixels: larger images are shrunk to it; None: as they are.
+        cache: bytes for the states that trials share, wherever they fit (see `PrefixCache`); 0: none.
+        decode: answers are written under decode-time reduction: all samples generate, and nothing is cached.
 
     Raises InputError: a model family that is not supported, no end token, an answer without tokens.
     """
@@ -58,6 +64,8 @@ class Evaluator:
         *,
         teacher_forcing: bool = True,
         max_pixels: int | None = None,
+        cache: int = DEFAULT_LIMIT,
+        decode: DecodeReduction | None = None,
     ) -> None:
         if batch_size < 1:
             raise InputError(f"batch size is {batch_size}; it must be at least 1")
@@ -67,21 +75,25 @@ class Evaluator:
         self.model, self.processor, self.samples, self.batch_size = model, processor, samples, batch_size
         self.num_layers = len(family_of(model).layers_of(model))
         self._ends = _end_tokens(model, processor).to(model.device)
-        self._exact = [teacher_forcing and sample.exact for sample in samples]
+        if any(sample.is_video for sample in samples):
+            prompts.check_video(processor)
+        self._decode = decode
+        self._exact = [teacher_forcing and sample.exact and decode is None for sample in samples]
         self._targets = [
             _target(processor, sample) if exact else []
             for sample, exact in zip(samples, self._exact, strict=True)
         ]
         lengths = [
-            count
-            + len(target)
-            + prompts.prompt_length(processor, prompts.prompt_text(processor, sample.question))
-            for sample, target, count in zip(samples, self._targets, self._vision_counts, strict=True)
+            vision + text + len(target)
+            for target, (vision, text) in zip(self._targets, self._counts, strict=True)
         ]
-        self._parts = [[batch] for batch in form_batches(self._exact, lengths, batch_size)]
+        videos = [sample.is_video for sample in samples]
+        self._parts = [[batch] for batch in form_batches(self._exact, lengths, batch_size, videos)]
         self._tensors: dict[tuple[int, ...], Tensors] = {}
         free = torch.cuda.mem_get_info(model.device)[0] if model.device.type == "cuda" else 0
         self._device_budget = int(_KEEP_SHARE * free)
+        self.prefixes = PrefixCache(cache if capturable(model) and decode is None else 0, model.device)
+        self._drafts: dict[int, tuple[float, list[int]]] = {}  # by sample: best score, its tokens
 
     @property
     def num_batches(self) -> int:
@@ -96,27 +108,33 @@ class Evaluator:
     @property
     def vision_tokens(self) -> int:
         """Vision tokens of a sample, the (lower) median over the samples, at most 1024."""
-        return min(median_low(self._vision_counts), MAX_VISION_TOKENS)
+        return min(self.sample_tokens[0], MAX_VISION_TOKENS)
 
     @cached_property
-    def _vision_counts(self) -> list[int]:
-        # The processor decides by the image's size, so one image of each size is enough.
+    def _counts(self) -> list[tuple[int, int]]:
+        """Vision and text tokens of each sample's prompt."""
+        # The processor decides by the size, so one image or video of each size is enough.
         family = family_of(self.model)
-        known: dict[tuple[int, int], int] = {}
+        known: dict[tuple[int, ...], tuple[int, int]] = {}
         counts = []
         for sample in self.samples:
-            size = image_size(sample.image, self._max_pixels)
+            size = seen_size(sample.image, self._max_pixels)
+            text = prompts.prompt_text(self.processor, sample.question, sample.is_video)
+            length = prompts.prompt_length(self.processor, text)
             if size not in known:
-                text = prompts.prompt_text(self.processor, sample.question)
-                ids = prompts.encode(self.processor, [Image.new("RGB", size)], [text])["input_ids"]
-                known[size] = int(family.is_vision(self.model.config, ids).sum())
-            counts.append(known[size])
+                ids = prompts.encode(self.processor, [blank(size)], [text])["input_ids"]
+                vision = int(family.is_vision(self.model.config, ids).sum())
+                # A video's frames may have text between them.
+                known[size] = vision, max(0, ids.shape[1] - vision - length) if sample.is_video else 0
+            vision, between = known[size]
+            counts.append((vision, length + between))
         return counts
 
     def evaluate(self, schedule: Schedule, batches: Sequence[int] | None = None) -> list[Outcome]:
         """Outcomes of the samples in `batches` (indices below `num_batches`; None: all), in their order.
 
         Raises InputError: a schedule for another number of layers, logits that are not numbers.
+        torch.OutOfMemoryError: not even one sample at a time fits.
         """
         if schedule.num_layers != self.num_layers:
             raise InputError(
@@ -126,55 +144,101 @@ class Evaluator:
         outcomes: list[Outcome] = []
         with torch.inference_mode():
             for number in range(self.num_batches) if batches is None else batches:
-                outcomes += self._evaluate(number, schedule)
+                try:
+                    outcomes += self._evaluate(number, schedule)
+                except RuntimeError as error:
+                    if not _out_of_memory(error):
+                        raise
+                    raise torch.OutOfMemoryError(
+                        f"out of memory at one sample at a time (batch {number}); shrink its images "
+                        "(--max-pixels) or use a device with more memory"
+                    ) from error
         return outcomes
 
     def _evaluate(self, number: int, schedule: Schedule) -> list[Outcome]:
         outcomes: list[Outcome] = []
-        parts, place = self._parts[number], 0
+        parts, place, released = self._parts[number], 0, 0
         while place < len(parts):
             part = parts[place]
             try:
                 outcomes += self._outcomes(part, schedule)
                 place += 1
+                if released:  # so it was the cache that took too much
+                    self.prefixes.shrink(released // 2)
+                released = 0
                 continue
             except RuntimeError as error:
-                if not _out_of_memory(error) or len(part) == 1:
+                if not _out_of_memory(error):
                     raise
+                released = self.prefixes.release()
+                if not released and len(part) == 1:
+                    raise
+            if torch.cuda.is_available():
+                torch.cuda.empty_cache()
+            if released:
+                logger.warning("Out of memory: the prefix cache (%d MiB) is given up.", released >> 20)
+                continue
             half = len(part) // 2
             logger.warning(
                 "Out of memory: batch %d, %d samples at once, is halved for good.", number, len(part)
             )
             parts[place : place + 1] = [part[:half], part[half:]]
             self._tensors.pop(part, None)
-            if torch.cuda.is_available():
-                torch.cuda.empty_cache()
         return outcomes
 
     def _outcomes(self, part: tuple[int, ...], schedule: Schedule) -> list[Outcome]:
-        batch = self._batch(part)
+        layer = self.prefixes.layer(schedule)
+        prefix = None if layer is None else self.prefixes.get(part, schedule)
+        batch = self._batch(part, whole=prefix is None)
         samples = [self.samples.samples[index] for index in part]
         exact = self._exact[part[0]]
+        if layer is not None and prefix is not None and layer <= prefix.layer:
+            layer = None
         try:
             with reduce_vision_tokens(
-                self.model, schedule, prompt_mask=batch.prompt, vision_mask=batch.vision
-            ):
+                self.model, schedule, batch.prompt, batch.vision, capture=layer, decode=self._decode
+            ) as reduction:
+                keep = batch.targets.shape[1] if exact else 1
+                first: Any
+                if prefix is None:
+                    first = self.model(**batch.inputs, use_cache=not exact, logits_to_keep=keep)
+                else:
+                    first = reduction.resume(prefix, keep, use_cache=not exact)
+                taken = reduction.prefix
                 if exact:
-                    scores = self._decided(batch)
-                    return [Outcome(sample.id, score) for sample, score in zip(samples, scores, strict=True)]
-                limits = [sample.max_new_tokens for sample in samples]
-                answers = greedy(self.model, batch, self._ends, limits)
+                    scores = self._decided(batch, first.logits)
+                    outcomes = [Outcome(one.id, score) for one, score in zip(samples, scores, strict=True)]
+                else:
+                    outcomes = self._generated(part, batch, first)
         except NotANumber as error:
             names = ", ".join(samples[row].id for row in error.rows[:3])
             raise InputError(
                 f"the logits of {len(error.rows)} samples ({names}) are NaN; "
                 "load the model in float32 or bfloat16, or mend the checkpoint"
             ) from error
-        return [self._judged(sample, tokens) for sample, tokens in zip(samples, answers, strict=True)]
+        if taken is not None and self._trusted(taken, batch, schedule, first.logits):
+            self.prefixes.put(part, taken)
+        return outcomes
 
-    def _decided(self, batch: Tensors) -> list[float]:
+    def _trusted(self, prefix: Prefix, batch: Tensors, schedule: Schedule, logits: Tensor) -> bool:
+        """Whether the layers from a prefix on give what the whole model gave; asked once, of the first."""
+        if not self.prefixes.checked:
+            keep = logits.shape[1]
+            with reduce_vision_tokens(
+                self.model, schedule, prompt_mask=batch.prompt, vision_mask=batch.vision
+            ) as reduction:
+                again = reduction.resume(prefix, keep).logits
+            if again.shape != logits.shape or not close(again, logits):
+                name = type(self.model).__name__
+                self.prefixes.switch_off(
+                    f"{name} does more between its layers than is known here; trials run whole"
+                )
+                return False
+            self.prefixes.checked = True
+        return True
+
+    def _decided(self, batch: Tensors, logits: Tensor) -> list[float]:
         """1 where every target token and an end token after them are the arg-max, else 0."""
-        logits = self.model(**batch.inputs, use_cache=False, logits_to_keep=batch.targets.shape[1]).logits
         ignored = batch.targets == IGNORED
         predicted = arg_max(logits, ignored)
         right = (predicted == batch.targets) | ignored
@@ -182,13 +246,41 @@ class Evaluator:
         scores: list[float] = right.all(1).float().tolist()
         return scores
 
+    def _generated(self, part: tuple[int, ...], batch: Tensors, first: Any) -> list[Outcome]:
+        samples = [self.samples.samples[index] for index in part]
+        limits = [sample.max_new_tokens for sample in samples]
+        stepwise = self._decode is not None or self._windowed(batch, limits)
+        drafts = None if stepwise else [self._draft(index)[1] for index in part]
+        answers = greedy(self.model, batch, self._ends, limits, first, drafts)
+        outcomes = [self._judged(sample, tokens) for sample, tokens in zip(samples, answers, strict=True)]
+        for index, tokens, outcome in zip(part, answers, outcomes, strict=True):
+            if outcome.score > self._draft(index)[0]:
+                self._drafts[index] = outcome.score, tokens
+        return outcomes
+
+    def _draft(self, index: int) -> tuple[float, list[int]]:
+        """What a sample that generates will likely write: the best answer so far, at first the right one."""
+        if index not in self._drafts:
+            sample = self.samples.samples[index]
+            answer = sample.answers[0] if sample.answers else ""
+            tokens = prompts.target_ids(self.processor, sample.question, answer, sample.is_video)
+            vision = family_of(self.model).is_vision(self.model.config, torch.tensor(tokens))
+            self._drafts[index] = 0.0, [] if bool(vision.any()) else tokens
+        return self._drafts[index]
+
+    def _windowed(self, batch: Tensors, limits: list[int]) -> bool:
+        kinds = layer_kinds(family_of(self.model).decoder_of(self.model).config)
+        length = batch.mask.shape[1] + 2 * max(limits)
+        return any(kind.window is not None and kind.window < length for kind in kinds)
+
     def _judged(self, sample: Sample, tokens: list[int]) -> Outcome:
         answer: str = self.processor.tokenizer.decode(tokens, skip_special_tokens=True)
         for stop in sample.until:
             answer = answer.split(stop)[0] if stop else answer
         return Outcome(sample.id, sample.score(answer), answer.strip())
 
-    def _batch(self, part: tuple[int, ...]) -> Tensors:
+    def _batch(self, part: tuple[int, ...], whole: bool = True) -> Tensors:
+        """The batch on the model's device; not `whole`: without what only the first layer needs."""
         if part not in self._tensors:
             tensors = build(
                 self.model,
@@ -202,20 +294,19 @@ class Evaluator:
             if tensors.mask.is_cuda and kept + tensors.bytes > self._device_budget:
                 tensors = tensors.map(Tensor.cpu)
             self._tensors[part] = tensors
-        return self._tensors[part].map(lambda tensor: tensor.to(self.model.device))
+        tensors = self._tensors[part]
+        tensors = tensors if whole else tensors.without_features()
+        return tensors.map(lambda tensor: tensor.to(self.model.device))
 
-    @cached_property
+    @property
     def text_tokens(self) -> int:
         """Text tokens of a sample's prompt, the (lower) median over the samples."""
-        return median_low(
-            prompts.prompt_length(self.processor, prompts.prompt_text(self.processor, sample.question))
-            for sample in self.samples
-        )
+        return median_low(text for _, text in self._counts)
 
     @property
     def sample_tokens(self) -> tuple[int, int]:
         """Vision and text tokens of a sample's prompt, the (lower) medians over the samples."""
-        return median_low(self._vision_counts), self.text_tokens
+        return median_low(vision for vision, _ in self._counts), self.text_tokens
 
     def costs(self, schedules: Sequence[Schedule]) -> list[tuple[float, float]]:
         """TFLOPs (paper's convention) and median prefill seconds of each schedule, at batch 1.
@@ -223,7 +314,7 @@ class Evaluator:
         For a sample of median vision and text tokens. The prefill is the language model's alone, all
         schedules timed in turn.
         """
-        tokens = median_low(self._vision_counts)
+        tokens = self.sample_tokens[0]
         times = prefill_times(self.model, schedules, tokens, self.text_tokens)
         return [
             (count_flops(self.model.config, schedule, tokens, self.text_tokens).total / 1e12, time.median)
@@ -242,8 +333,8 @@ class Evaluator:
         prompted = (
             prompts.encode(
                 self.processor,
-                [read_image(sample.image, self._max_pixels)],
-                [prompts.prompt_text(self.processor, sample.question)],
+                [read(sample.image, self._max_pixels)],
+                [prompts.prompt_text(self.processor, sample.question, sample.is_video)],
             ).to(self.model.device, dtype=self.model.dtype)
             for sample in chosen
         )
@@ -289,6 +380,8 @@ class EvaluatorSpec:
     threads: int | None = None
     teacher_forcing: bool = True
     max_pixels: int | None = None
+    cache: int = DEFAULT_LIMIT
+    decode: DecodeReduction | None = None
 
     def build(self) -> Evaluator:
         """Load the model and the samples. Raises InputError as they do."""
@@ -303,11 +396,13 @@ class EvaluatorSpec:
             self.batch_size,
             teacher_forcing=self.teacher_forcing,
             max_pixels=self.max_pixels,
+            cache=self.cache,
+            decode=self.decode,
         )
 
 
 def _target(processor: Any, sample: Sample) -> list[int]:
-    target = prompts.target_ids(processor, sample.question, sample.answers[0])
+    target = prompts.target_ids(processor, sample.question, sample.answers[0], sample.is_video)
     if not target:
         raise InputError(
             f"sample {sample.id}: the tokenizer has no tokens for the answer {sample.answers[0]!r}"

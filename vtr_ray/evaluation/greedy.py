@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -32,41 +33,73 @@ def arg_max(logits: Tensor, ignored: Tensor | None = None) -> Tensor:
     return tokens
 
 
-def greedy(model: Any, batch: Tensors, end_tokens: Tensor, limits: list[int]) -> list[list[int]]:
+def greedy(
+    model: Any,
+    batch: Tensors,
+    end_tokens: Tensor,
+    limits: list[int],
+    first: Any = None,
+    drafts: Sequence[Sequence[int]] | None = None,
+) -> list[list[int]]:
     """Tokens that greedy decoding yields for each row, the end token not among them.
 
     The same as `model.generate(do_sample=False)` row by row, less the checkpoint's own generation defaults:
     a repetition penalty, say, would not agree with what one forward pass decides. Ends when every row has
     written an end token (int64 [number]) or has reached its limit of new tokens.
+
+    first: what the model gave for the batch's prompts, with a cache; None: it is called.
+    drafts: tokens that each row may well write. One pass tells how many of them greedy decoding writes, and
+        the steps go on from there. Not for layers with a window that the sequence exceeds: it would count
+        the rest of the drafts.
     Raises NotANumber.
     """
-    output = model(**batch.inputs, use_cache=True, logits_to_keep=1)
+    output = model(**batch.inputs, use_cache=True, logits_to_keep=1) if first is None else first
     cache = output.past_key_values
-    rows, prompt = batch.mask.shape
-    longest = max(limits)
-    mask = torch.cat([batch.mask, batch.mask.new_ones(rows, longest)], dim=1)
-    position = batch.positions[..., -1:]
-    limit = torch.tensor(limits, device=mask.device)
-    ended = torch.zeros(rows, dtype=torch.bool, device=mask.device)
-    written: list[Tensor] = []
-    for step in range(1, longest + 1):
-        token = arg_max(output.logits[:, -1:])[:, 0]
-        written.append(token)
-        ended |= torch.isin(token, end_tokens) | (limit <= step)
-        if step == longest or bool(ended.all()):
-            break
-        position = position + 1
-        output = model(
-            input_ids=token[:, None],
-            attention_mask=mask[:, : prompt + step],
-            position_ids=position,
+    longest, ends = max(limits), set(end_tokens.tolist())
+    token = arg_max(output.logits[:, -1:])
+    written = [[row[0]] for row in token.tolist()]
+    mask, position = batch.mask, batch.positions[..., -1:]
+
+    def ended(row: list[int], limit: int) -> bool:
+        return len(row) >= limit or any(number in ends for number in row)
+
+    def left() -> bool:
+        return not all(ended(row, limit) for row, limit in zip(written, limits, strict=True))
+
+    def call(tokens: Tensor, places: Tensor, seen: Tensor) -> Tensor:
+        nonlocal mask
+        mask = torch.cat([mask, seen], dim=1)
+        logits: Tensor = model(
+            input_ids=tokens,
+            attention_mask=mask,
+            position_ids=places,
             past_key_values=cache,
             use_cache=True,
-            logits_to_keep=1,
-        )
-    ends = set(end_tokens.tolist())
+            logits_to_keep=tokens.shape[1],
+        ).logits
+        return logits
+
+    likely = [list(draft)[: longest - 1] for draft in drafts or []]
+    width = max(map(len, likely), default=0)
+    if width and left():
+        padded = [draft + [int(end_tokens[0])] * (width - len(draft)) for draft in likely]
+        fed = torch.tensor(padded, device=mask.device)
+        steps = torch.arange(1, width + 1, device=mask.device)
+        real = torch.tensor([[i < len(draft) for i in range(width)] for draft in likely], device=mask.device)
+        logits = call(fed, position + steps, real.to(mask.dtype))
+        guesses = torch.cat([token, arg_max(logits, ~real)], dim=1)
+        accepted = ((guesses[:, :-1] == fed) & real).long().cumprod(1)
+        number = accepted.sum(1, keepdim=True)
+        mask = torch.cat([mask[:, :-width], accepted.to(mask.dtype)], dim=1)
+        position, token = position + number, guesses.gather(1, number)
+        written = [row[: most + 1] for row, (most,) in zip(guesses.tolist(), number.tolist(), strict=True)]
+    while left():
+        position = position + 1
+        token = arg_max(call(token, position, mask.new_ones(len(mask), 1)))
+        for row, (new,) in zip(written, token.tolist(), strict=True):
+            row.append(new)
     answers = []
-    for tokens, most in zip(torch.stack(written, 1).tolist(), limits, strict=True):
-        stop = next((place for place, token in enumerate(tokens) if token in ends), len(tokens))
+    for tokens, most in zip(written, limits, strict=True):
+        stop = next((place for place, new in enumerate(tokens) if new in ends), len(tokens))
         answers.append(tokens[: min(stop, most)])
     return answers

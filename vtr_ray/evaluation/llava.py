@@ -15,9 +15,20 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, ValidationError
 
 from vtr_ray.errors import InputError
-from vtr_ray.evaluation.samples import Sample, SampleSet, Skipped, read_image
+from vtr_ray.evaluation.samples import (
+    FRAME_RATE,
+    FRAMES,
+    Sample,
+    SampleSet,
+    Skipped,
+    Video,
+    read_image,
+)
+from vtr_ray.evaluation.video import open_video, read_video, video_digest
 
-IMAGE_MARKER = "<image>"
+MARKERS = ("<image>", "<video>")
+"""What stands for the image or the video in a question; LLaVA's own video data write `<image>`."""
+
 _CHUNK = 1 << 20
 _LONGEST_ENTRY = 64 << 20
 
@@ -30,22 +41,31 @@ class Turn(BaseModel):
 
 
 class Entry(BaseModel):
-    """One entry of a LLaVA-format JSON; other keys are ignored."""
+    """One entry of a LLaVA-format JSON; other keys are ignored.
+
+    video: a file, a folder of frames, or the frames' files in order. fps: frames a second of frames.
+    """
 
     id: str | int
-    image: str
+    image: str | None = None
+    video: str | list[str] | None = None
+    fps: float = Field(FRAME_RATE, gt=0)
     conversations: list[Turn] = Field(min_length=2)
 
     @property
     def source(self) -> str:
-        """Top folder of the image's path; "." where it has none."""
-        parts = PurePosixPath(self.image).parts
+        """Top folder of the image's or video's path; "." where it has none."""
+        path = self.image or self.video or ""
+        parts = PurePosixPath(path if isinstance(path, str) else path[0]).parts
         return parts[0] if len(parts) > 1 else "."
 
     @property
     def question(self) -> str:
-        """The first turn's question, without the image marker."""
-        return self.conversations[0].value.replace(IMAGE_MARKER, "").strip()
+        """The first turn's question, without the marker of its image or video."""
+        question = self.conversations[0].value
+        for marker in MARKERS:
+            question = question.replace(marker, "")
+        return question.strip()
 
     @property
     def answer(self) -> str:
@@ -53,27 +73,35 @@ class Entry(BaseModel):
         return self.conversations[1].value.strip()
 
     def first_turn(self) -> str | None:
-        """Why the first turn is not a question about an image with an answer; None where it is."""
+        """Why the first turn is not a question about one image or video with an answer; None where it is."""
         speakers = [turn.speaker for turn in self.conversations[:2]]
         if speakers != ["human", "gpt"]:
             return "the conversation does not start with a question and its answer"
-        if IMAGE_MARKER not in self.conversations[0].value:
-            return f"the first turn is not about an image (no {IMAGE_MARKER})"
+        if self.image and self.video:
+            return "both an image and a video; exactly one is supported"
+        asked = MARKERS if self.video else MARKERS[:1]
+        if not any(marker in self.conversations[0].value for marker in asked):
+            what = "a video" if self.video else "an image"
+            return f"the first turn is not about {what} (no {' or '.join(asked)})"
         if not self.question:
             return "empty question"
         return None if self.answer else "empty answer"
 
 
-def load_llava(path: str | Path, images: str | Path | None = None) -> SampleSet:
-    """Samples of a LLaVA-format JSON: `id`, `image`, `conversations` [{from: human | gpt, value}].
+def load_llava(path: str | Path, images: str | Path | None = None, frames: int = FRAMES) -> SampleSet:
+    """Samples of a LLaVA-format JSON: `id`, `image` or `video`, `conversations` [{from: human | gpt, value}].
 
-    The first turn is the question, its answer the one token sequence that counts. Every image is decoded:
-    what cannot be read is skipped and named. An id that occurs again gets the suffix `#2`, `#3`, ...
+    The first turn is the question, its answer the one token sequence that counts. Every image is decoded,
+    of a video (a file, a folder of frames or a list of their files) the frames that count: what cannot be
+    read is skipped and named. An id that occurs again gets the suffix `#2`, `#3`, ...
 
-    images: the folder that image paths are relative to; default: the folder of the JSON.
+    images: the folder that paths are relative to; default: the folder of the JSON.
+    frames: of a video, spread evenly over it.
     Raises InputError: no such file or folder, not a JSON list, more than 5 % skipped, none left.
     """
     path = Path(path)
+    if frames < 1:
+        raise InputError(f"frames is {frames}; at least 1 of a video must be read")
     folder = Path(images) if images is not None else path.parent
     if not folder.is_dir():
         raise InputError(f"image folder {folder} does not exist; name the folder that image paths start from")
@@ -84,7 +112,7 @@ def load_llava(path: str | Path, images: str | Path | None = None) -> SampleSet:
         name = str(raw.get("id", f"entry {index}"))
         seen[name] += 1
         name = name if seen[name] == 1 else f"{name}#{seen[name]}"
-        sample = _sample(name, raw, folder)
+        sample = _sample(name, raw, folder, frames)
         if isinstance(sample, Skipped):
             skipped.append(sample)
         else:
@@ -92,23 +120,50 @@ def load_llava(path: str | Path, images: str | Path | None = None) -> SampleSet:
     return SampleSet(tuple(samples), tuple(skipped), where=str(path))
 
 
-def _sample(name: str, raw: dict[str, Any], folder: Path) -> Sample | Skipped:
+def _sample(name: str, raw: dict[str, Any], folder: Path, frames: int) -> Sample | Skipped:
+    entry = _entry(raw)
+    if isinstance(entry, str):
+        return Skipped(name, entry)
+    seen: Path | Video
+    try:
+        if entry.video:
+            seen = _video(entry, folder, frames)
+            read_video(seen)
+            digest = video_digest(seen)
+        else:
+            seen = folder / str(entry.image)
+            if not seen.is_file():
+                return Skipped(name, f"no image {seen}")
+            data = seen.read_bytes()
+            read_image(data)
+            digest = hashlib.sha256(data).hexdigest()
+    except FileNotFoundError as error:
+        return Skipped(name, str(error))
+    except Exception as error:  # PIL's and FFmpeg's decoders raise whatever they meet
+        what = f"video {entry.video}" if entry.video else f"image {folder / str(entry.image)}"
+        return Skipped(name, f"{what} cannot be decoded: {error}")
+    return Sample(name, entry.source, seen, entry.question, (entry.answer,), digest=digest)
+
+
+def _entry(raw: dict[str, Any]) -> Entry | str:
+    """The entry, or why it is no sample."""
+    if not raw.get("image") and not raw.get("video"):
+        return "no image and no video"
     try:
         entry = Entry.model_validate(raw)
     except ValidationError as error:
-        return Skipped(name, _first_problem(error))
-    if (problem := entry.first_turn()) is not None:
-        return Skipped(name, problem)
-    file = folder / entry.image
-    if not file.is_file():
-        return Skipped(name, f"no image {file}")
-    data = file.read_bytes()
-    try:
-        read_image(data)
-    except Exception as error:  # PIL's decoders raise whatever they meet
-        return Skipped(name, f"image {file} cannot be decoded: {error}")
-    digest = hashlib.sha256(data).hexdigest()
-    return Sample(name, entry.source, file, entry.question, (entry.answer,), digest=digest)
+        return _first_problem(error)
+    return entry.first_turn() or entry
+
+
+def _video(entry: Entry, folder: Path, frames: int) -> Video:
+    if isinstance(entry.video, str):
+        return open_video(folder / entry.video, frames, entry.fps)
+    files = tuple(folder / file for file in entry.video or ())
+    for file in files:
+        if not file.is_file():
+            raise FileNotFoundError(f"no frame {file}")
+    return Video(files, frames, entry.fps)
 
 
 def _first_problem(error: ValidationError) -> str:
@@ -136,8 +191,8 @@ def make_split(
 ) -> Split:
     """Write a search split of LLaVA's training data (`llava_v1_5_mix665k.json`): short answers, all sources.
 
-    Candidates are entries whose first turn is about an image and answered in at most `max_words` words; only
-    that turn is kept. From each source (top folder of the image's path) `per_source` are drawn, all where
+    Candidates are entries whose first turn is about an image or a video and answered in at most `max_words`
+    words; only that turn is kept. From each source (top folder of the path) `per_source` are drawn, all where
     there are fewer. Same seed, same split. Reads the JSON entry by entry: memory stays at what is drawn.
 
     output: default `<name>_split.json` beside the input; written to a temporary name and renamed.
@@ -153,11 +208,8 @@ def make_split(
     read = 0
     for index, raw in enumerate(read_entries(path)):
         read += 1
-        try:
-            entry = Entry.model_validate(raw)
-        except ValidationError:  # text-only entries among them
-            continue
-        if entry.first_turn() is not None or len(entry.answer.split()) > max_words:
+        entry = _entry(raw)  # what is no sample is most often text alone
+        if isinstance(entry, str) or len(entry.answer.split()) > max_words:
             continue
         source = entry.source
         candidates[source] += 1
@@ -176,7 +228,7 @@ def make_split(
     entries = [
         {
             "id": entry.id,
-            "image": entry.image,
+            **entry.model_dump(include={"image", "video", "fps"}, exclude_none=True, exclude_unset=True),
             "conversations": [
                 {"from": turn.speaker, "value": turn.value} for turn in entry.conversations[:2]
             ],

@@ -2,75 +2,40 @@
 
 from __future__ import annotations
 
+import itertools
 import math
-import os
-import sys
 import uuid
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 from typing import Any, Self
 
 import ray
 from ray.exceptions import RayActorError, RayTaskError
 
-from vtr_ray.errors import InputError
+from vtr_ray.errors import InputError, Stopped
+from vtr_ray.evaluation import dealing
+from vtr_ray.evaluation.crew import RETRIES, Holder, RayCrew, mistake
+from vtr_ray.evaluation.dealing import Enough
 from vtr_ray.evaluation.outcome import Outcome
+from vtr_ray.evaluation.speeds import Speeds
 from vtr_ray.schedule import Schedule
 
-# How often one shard is given again to an actor whose process ended. Killed actors always restart; this only
-# keeps samples that end every process (not enough memory) from being tried for ever.
-_RETRIES = 10
-
-
-class _Holder:
-    """The actor: builds its evaluator on first use, so that an error of the factory is an ordinary error."""
-
-    def __init__(self, factory: bytes, threads: int, gpus: float) -> None:
-        self._factory = factory
-        self._threads = threads
-        self._gpus = gpus
-        self._evaluator: Any = None
-
-    def place(self) -> int:
-        """Process id, once the actor has found room."""
-        return os.getpid()
-
-    def get(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        """An attribute of the evaluator, or the result of calling its method."""
-        attribute = getattr(self._built(), name)
-        return attribute(*args, **kwargs) if callable(attribute) else attribute
-
-    def evaluate(self, schedule: Schedule, batches: list[int]) -> list[list[Outcome]]:
-        """Outcomes per batch: only whole batches merge again in their order."""
-        evaluator = self._built()
-        return [list(evaluator.evaluate(schedule, [batch])) for batch in batches]
-
-    def _built(self) -> Any:
-        if self._evaluator is None:
-            # Before the factory is unpickled: that may import torch, whose OpenMP reads this once.
-            os.environ["OMP_NUM_THREADS"] = str(self._threads)
-            if not self._gpus:
-                os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray shows all GPUs to an actor that holds none
-            factory = ray.cloudpickle.loads(self._factory)
-            if "torch" in sys.modules:
-                sys.modules["torch"].set_num_threads(self._threads)
-            self._evaluator = factory()
-            if "torch" in sys.modules:
-                sys.modules["torch"].set_num_threads(self._threads)
-        return self._evaluator
+_MEMORY = "most likely for want of memory: use a smaller batch or fewer actors"
 
 
 class PoolClient:
     """The pool as seen from any process of its cluster: finds the actors by name. Pickles."""
 
-    def __init__(self, names: Sequence[str], namespace: str) -> None:
+    def __init__(self, names: Sequence[str], namespace: str, known: Mapping[str, Any] | None = None) -> None:
         self.names = tuple(names)
         self.namespace = namespace
         self._handles: list[Any] | None = None
-        self._known: dict[str, Any] = {}
+        self._known: dict[str, Any] = dict(known or {})
+        self._crew: RayCrew | None = None
+        self._speeds = Speeds(len(self.names))
 
-    def __reduce__(self) -> tuple[type[PoolClient], tuple[tuple[str, ...], str]]:
-        return PoolClient, (self.names, self.namespace)
+    def __reduce__(self) -> tuple[type[PoolClient], tuple[tuple[str, ...], str, dict[str, Any]]]:
+        return PoolClient, (self.names, self.namespace, self._known)
 
     @property
     def actors(self) -> list[Any]:
@@ -104,28 +69,53 @@ class PoolClient:
         return self.call("describe")
 
     def call(self, name: str, *args: Any, **kwargs: Any) -> Any:
-        """Call a method of the evaluator in the first actor, or read its attribute.
+        """Call a method of the evaluator in one actor, or read its attribute: the first, unless it is away.
 
         Raises InputError where the evaluator or its factory does.
         """
-        return _get(self.actors[0].get.remote(name, *args, **kwargs))
+        return _get(self._answering().get.remote(name, *args, **kwargs))
 
-    def evaluate(self, schedule: Schedule, batches: Sequence[int] | None = None) -> list[Outcome]:
+    def _answering(self) -> Any:
+        """The first actor; where it does not answer within a second, whichever answers first."""
+        asked = {self.actors[0].place.remote(): self.actors[0]}
+        ready, _ = ray.wait(list(asked), timeout=1.0)
+        if not ready:
+            asked |= {actor.place.remote(): actor for actor in self.actors[1:]}
+            ready, _ = ray.wait(list(asked))
+        return asked[ready[0]]
+
+    def evaluate(
+        self, schedule: Schedule, batches: Sequence[int] | None = None, enough: Enough | None = None
+    ) -> list[Outcome]:
         """Outcomes of the samples in `batches` (None: all), in the order one evaluator gives them.
 
-        Batch `b` always goes to actor `b mod actors`, so that what an actor keeps per batch stays useful.
-        Raises InputError where the evaluator does, RuntimeError when an actor's process ends again and again.
+        Batches are dealt by measured speed (`vtr_ray.evaluation.dealing`); those of an actor whose process
+        ends go on in the others at once.
+
+        enough: asked whenever batches are done, with the outcomes of all batches before the first that is
+        not, so that they do not depend on who was quick, and the number of the other samples (of all, so
+        without `batches`). When it says yes, no more are dealt and the outcomes so far are returned.
+        Raises InputError where the evaluator does, Stopped when processes end again and again, or when
+        none has lived for a quarter of an hour.
         """
         chosen = list(range(self.num_batches)) if batches is None else list(batches)
-        shards = [[batch for batch in chosen if batch % len(self.names) == i] for i in range(len(self.names))]
-        busy = [(actor, shard) for actor, shard in zip(self.actors, shards, strict=True) if shard]
-        parts = _get([actor.evaluate.remote(schedule, shard) for actor, shard in busy])
-        by_batch = {
-            batch: outcomes
-            for (_, shard), part in zip(busy, parts, strict=True)
-            for batch, outcomes in zip(shard, part, strict=True)
-        }
-        return [outcome for batch in chosen for outcome in by_batch[batch]]
+        if self._crew is None:
+            self._crew = RayCrew(self.actors)
+        try:
+            done = dealing.evaluate(
+                self._speeds, self._crew.begin(schedule), chosen, enough and self._asking(enough)
+            )
+        except dealing.TooManyLosses as error:
+            raise Stopped(f"{error}; {_MEMORY}") from None
+        return [outcome for batch in chosen for outcome in done.get(batch, ())]
+
+    def _asking(self, enough: Enough) -> Callable[[dealing.Deal], bool]:
+        def asked(deal: dealing.Deal) -> bool:
+            first = itertools.takewhile(deal.done.__contains__, itertools.count())
+            outcomes = [outcome for batch in first for outcome in deal.done[batch]]
+            return enough(outcomes, self.num_samples - len(outcomes))
+
+        return asked
 
     def pids(self) -> list[int]:
         """Process ids of the actors."""
@@ -141,10 +131,10 @@ class EvaluatorPool(PoolClient):
     """Starts the actors and ends them; a context manager.
 
     Each actor builds its own evaluator from `factory`, so models do not travel. An actor whose process is
-    killed restarts and its shard is evaluated again. Pickled, the pool becomes a `PoolClient`.
+    killed restarts; meanwhile the others do its work. Pickled, the pool becomes a `PoolClient`.
 
     factory: picklable, no arguments; called once in every actor (and again after a restart).
-    actors: how many; whole batches are sharded over them.
+    actors: how many; whole batches are dealt to them.
     cpus, gpus: what each actor holds; `gpus` may be a fraction. torch gets `cpus` threads, at least one.
     name: start of the actors' names; a unique part is appended, so searches on one cluster never collide.
     wait_for_nodes: seconds to wait for a growing cluster; 0 refuses at once what its nodes cannot hold.
@@ -174,18 +164,19 @@ class EvaluatorPool(PoolClient):
             _check_fits(actors, cpus, gpus)
         unique = uuid.uuid4().hex[:12]
         super().__init__([f"{name}-{unique}-{i}" for i in range(actors)], ray.get_runtime_context().namespace)
-        holder = ray.remote(_Holder)
+        holder = ray.remote(Holder)
         pickled = ray.cloudpickle.dumps(factory)
         self._handles = [
             holder.options(
-                name=actor, num_cpus=cpus, num_gpus=gpus, max_restarts=-1, max_task_retries=_RETRIES
+                name=actor, num_cpus=cpus, num_gpus=gpus, max_restarts=-1, max_task_retries=RETRIES
             ).remote(pickled, max(1, int(cpus)), gpus)
             for actor in self.names
         ]
         try:
             self._await_room(cpus, gpus, max(wait_for_nodes, placement_timeout))
             # All build at once; the first error is the one that counts.
-            _get([actor.get.remote("num_batches") for actor in self._handles])
+            counts = _get([actor.get.remote("num_batches") for actor in self._handles])
+            self._known["num_batches"] = counts[0]
         except BaseException:
             self.close()
             raise
@@ -222,14 +213,9 @@ def _get(refs: Any) -> Any:
     try:
         return ray.get(refs)
     except RayTaskError as error:
-        if isinstance(error.cause, InputError):
-            raise InputError(str(error.cause)) from None
-        raise
+        raise mistake(error) from None
     except RayActorError as error:
-        raise RuntimeError(
-            "an evaluator process ended again and again on the same samples, most likely for want of memory: "
-            "use a smaller batch or fewer actors"
-        ) from error
+        raise Stopped(f"an evaluator process ended again and again; {_MEMORY}") from error
 
 
 def _check_fits(actors: int, cpus: float, gpus: float) -> None:

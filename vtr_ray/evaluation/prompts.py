@@ -7,25 +7,38 @@ from typing import Any
 
 from PIL import Image
 
-FALLBACK = "USER: <image>\n{question} ASSISTANT:"
+from vtr_ray.errors import InputError
+from vtr_ray.evaluation.video import Clip
+
+FALLBACK = "USER: {place}\n{question} ASSISTANT:"
 """LLaVA-1.5's prompt, for processors without a chat template."""
 
 
-def prompt_text(processor: Any, question: str) -> str:
-    """The prompt of one question about one image, the image's placeholder in it once."""
+def check_video(processor: Any) -> None:
+    """Raise InputError where the model takes no videos: its processor does not, or its chat template."""
+    name = type(processor).__name__.removesuffix("Processor")
+    if getattr(processor, "video_processor", None) is None:
+        raise InputError(f"{name} takes no videos; give samples with images, or a model that takes videos")
+    if str(processor.video_token) not in prompt_text(processor, "?", video=True):
+        raise InputError(f"the chat template of this {name} writes no {processor.video_token} for a video")
+
+
+def prompt_text(processor: Any, question: str, video: bool = False) -> str:
+    """The prompt of one question about one image or video, whose placeholder is in it once."""
     if _template(processor) is None:
-        return FALLBACK.format(question=question)
-    return _render(processor, [_user(question)], add_generation_prompt=True)
+        place = processor.video_token if video else "<image>"
+        return FALLBACK.format(place=place, question=question)
+    return _render(processor, [_user(question, video)], add_generation_prompt=True)
 
 
-def target_ids(processor: Any, question: str, answer: str) -> list[int]:
+def target_ids(processor: Any, question: str, answer: str, video: bool = False) -> list[int]:
     """Tokens of `answer` as the model would write it after the prompt, without the end token.
 
     Where the chat template puts something between prompt and answer (a space, often), it counts as part of
     the answer.
     """
-    prompt = prompt_text(processor, question)
-    text = prompt + _lead(processor, question, answer, prompt) + answer
+    prompt = prompt_text(processor, question, video)
+    text = prompt + _lead(processor, question, answer, prompt, video) + answer
     tokenizer = processor.tokenizer
     before: list[int] = tokenizer(prompt, add_special_tokens=False)["input_ids"]
     whole: list[int] = tokenizer(text, add_special_tokens=False)["input_ids"]
@@ -36,27 +49,39 @@ def target_ids(processor: Any, question: str, answer: str) -> list[int]:
     return alone
 
 
-def _lead(processor: Any, question: str, answer: str, prompt: str) -> str:
+def _lead(processor: Any, question: str, answer: str, prompt: str, video: bool) -> str:
     if _template(processor) is None:
         return " "
-    turns = [_user(question), {"role": "assistant", "content": [{"type": "text", "text": answer}]}]
+    turns = [_user(question, video), {"role": "assistant", "content": [{"type": "text", "text": answer}]}]
     whole = _render(processor, turns, add_generation_prompt=False)
     rest = whole.removeprefix(prompt)
     return rest[: rest.index(answer)] if len(rest) < len(whole) and answer in rest else ""
 
 
 def prompt_length(processor: Any, text: str) -> int:
-    """Tokens of a prompt, the image's placeholder counted once."""
+    """Tokens of a prompt, the placeholder of its image or video counted once."""
     return len(processor.tokenizer(text, add_special_tokens=_adds_specials(processor, text))["input_ids"])
 
 
-def encode(processor: Any, images: Sequence[Image.Image], texts: Sequence[str]) -> Any:
-    """The processor's inputs, one image and one prompt a row, padded; one placeholder per vision token."""
-    specials = _adds_specials(processor, texts[0])
-    nested = [[image] for image in images]  # some processors take a flat list for one row's
-    return processor(
-        images=nested, text=list(texts), padding=True, add_special_tokens=specials, return_tensors="pt"
-    )
+def encode(processor: Any, seen: Sequence[Image.Image | Clip], texts: Sequence[str]) -> Any:
+    """The processor's inputs, one image or video and one prompt a row, padded; one placeholder a token.
+
+    All rows have images or all have videos: some processors put both under one name.
+    """
+    options: dict[str, Any] = {
+        "text": list(texts),
+        "padding": True,
+        "add_special_tokens": _adds_specials(processor, texts[0]),
+        "return_tensors": "pt",
+    }
+    clips = [one for one in seen if isinstance(one, Clip)]
+    if not clips:
+        nested = [[image] for image in seen]  # some processors take a flat list for one row's
+        return processor(images=nested, **options)
+    # The frames are chosen already. Processors write into what they are given, hence the copies.
+    metadata = [{**clip.metadata, "frames_indices": list(clip.metadata["frames_indices"])} for clip in clips]
+    videos = [clip.pixels for clip in clips]
+    return processor(videos=videos, video_metadata=metadata, do_sample_frames=False, **options)
 
 
 def _adds_specials(processor: Any, text: str) -> bool:
@@ -65,8 +90,9 @@ def _adds_specials(processor: Any, text: str) -> bool:
     return begin is None or not text.startswith(begin)
 
 
-def _user(question: str) -> dict[str, Any]:
-    return {"role": "user", "content": [{"type": "image"}, {"type": "text", "text": question}]}
+def _user(question: str, video: bool) -> dict[str, Any]:
+    kind = "video" if video else "image"
+    return {"role": "user", "content": [{"type": kind}, {"type": "text", "text": question}]}
 
 
 def _template(processor: Any) -> str | None:

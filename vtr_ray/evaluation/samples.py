@@ -1,4 +1,4 @@
-"""A sample: one image, one question, and how its answer is judged."""
+"""A sample: one image or video, one question, and how its answer is judged."""
 
 from __future__ import annotations
 
@@ -18,26 +18,47 @@ from vtr_ray.errors import InputError
 MAX_SKIPPED = 0.05
 """Share of unreadable samples above which a set is refused."""
 
+FRAMES = 8
+"""Frames that are read of a video, unless an option says otherwise."""
+
+FRAME_RATE = 1.0
+"""Frames a second of a list of frames that does not say."""
+
+
+@dataclass(frozen=True)
+class Video:
+    """Where a video lies and how much of it is looked at. Pickles.
+
+    source: a video file, or the files of its frames in order.
+    frames: how many are read, spread evenly from the first to the last; of a shorter video some twice, so
+        that all samples of a batch have as many.
+    rate: frames a second of a list of frames; a file has its own.
+    """
+
+    source: Path | tuple[Path, ...]
+    frames: int = FRAMES
+    rate: float = FRAME_RATE
+
 
 @dataclass(frozen=True)
 class Sample:
-    """One image, one question, and how its answer is judged. Pickles.
+    """One image or video, one question, and how its answer is judged. Pickles.
 
     id: unique within a set.
     source: the task, or the top folder of the image's path.
-    image: a path, or the bytes of an encoded image.
+    image: a path, or the bytes of an encoded image; or a video.
     answers: what counts as right; the first is the target of an exact match.
     exact: judged by exact match of one token sequence (`answers[0]`, end token included), so that one
         forward pass decides. Otherwise the sample generates and `judge` scores the answer.
     judge: decoded answer -> score in [0, 1]; None: 1 where the answer is `answers[0]`, else 0.
-    digest: SHA-256 of the encoded image.
+    digest: SHA-256 of the encoded image, or of the video's files.
     max_new_tokens, until: where generation stops at the latest, and strings that end an answer.
     document: the sample's place in its task's documents, for figures of a whole set; -1: not of a task.
     """
 
     id: str
     source: str
-    image: Path | bytes = field(repr=False)
+    image: Path | bytes | Video = field(repr=False)
     question: str
     answers: tuple[str, ...]
     exact: bool = True
@@ -46,6 +67,16 @@ class Sample:
     max_new_tokens: int = 128
     until: tuple[str, ...] = ()
     document: int = -1
+
+    @property
+    def is_video(self) -> bool:
+        """Whether the question is about a video."""
+        return isinstance(self.image, Video)
+
+    @property
+    def kind(self) -> str:
+        """ "image" or "video"."""
+        return "video" if self.is_video else "image"
 
     def score(self, answer: str) -> float:
         """Score in [0, 1] of a decoded answer."""
@@ -154,7 +185,7 @@ def read_image(image: Path | bytes, max_pixels: int | None = None) -> Image.Imag
     Raises OSError (or what else PIL raises) where it cannot be decoded.
     """
     with whole_images_only(), Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
-        size = _shrunk(opened.size, max_pixels)
+        size = shrunk(opened.size, max_pixels)
         whole = opened.convert("RGB")
         return whole if whole.size == size else whole.resize(size, Image.Resampling.BICUBIC)
 
@@ -162,10 +193,11 @@ def read_image(image: Path | bytes, max_pixels: int | None = None) -> Image.Imag
 def image_size(image: Path | bytes, max_pixels: int | None = None) -> tuple[int, int]:
     """Width and height that `read_image` gives, from the image's header."""
     with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
-        return _shrunk(opened.size, max_pixels)
+        return shrunk(opened.size, max_pixels)
 
 
-def _shrunk(size: tuple[int, int], max_pixels: int | None) -> tuple[int, int]:
+def shrunk(size: tuple[int, int], max_pixels: int | None) -> tuple[int, int]:
+    """Width and height of an image of that size after shrinking it to `max_pixels`."""
     width, height = size
     if max_pixels is None or width * height <= max_pixels:
         return size

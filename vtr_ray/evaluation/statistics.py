@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -49,3 +50,29 @@ def compare(outcomes: Sequence[Outcome], baseline: Sequence[Outcome], confidence
     test = stats.ttest_rel(first, second)
     interval = test.confidence_interval(confidence)
     return Comparison(mean, float(interval.low), float(interval.high), float(test.pvalue), len(names))
+
+
+def lower_bound(
+    scores: Mapping[str, float], baseline: Mapping[str, float], confidence: float = 0.95
+) -> float:
+    """What the mean of `scores - baseline`, paired by sample id, is at least: one-sided, in [-1, 1].
+
+    The adjusted Wald bound of Bonett and Price (2012) for paired proportions: one sample that won and one
+    that lost are added to the `n` differences `d`, then `mean - z sqrt(variance / (n + 2))`. Unlike the plain
+    bound it does not take no observed difference for proof of none: it is then about `-z sqrt(2) / n`.
+
+    Raises:
+        ValueError: not the same samples, or none.
+    """
+    if not scores or scores.keys() != baseline.keys():
+        raise ValueError("a paired comparison needs the same samples on both sides")
+    differences = [scores[name] - baseline[name] for name in sorted(scores)]
+    count = len(differences) + 2
+    mean = math.fsum(differences) / count
+    variance = (math.fsum(d * d for d in differences) + 2) / count - mean * mean
+    return max(-1.0, mean - float(stats.norm.ppf(confidence)) * math.sqrt(variance / count))
+
+
+def samples_to_show(drop: float, confidence: float = 0.95) -> int:
+    """How many samples `lower_bound` needs to show a loss of at most `drop` where no sample differs."""
+    return max(1, math.ceil(float(stats.norm.ppf(confidence)) * math.sqrt(2) / drop) - 2)

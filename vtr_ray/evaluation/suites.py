@@ -8,6 +8,7 @@ import io
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,8 @@ from PIL import Image
 
 from vtr_ray.errors import InputError
 from vtr_ray.evaluation.outcome import Outcome
-from vtr_ray.evaluation.samples import Sample, SampleSet, Skipped, whole_images_only
+from vtr_ray.evaluation.samples import FRAMES, Sample, SampleSet, Skipped, Video, whole_images_only
+from vtr_ray.evaluation.video import open_video, read_video, video_digest
 
 DEFAULT_MAX_NEW_TOKENS = 128
 
@@ -51,6 +53,7 @@ def load_tasks(
     *,
     score: str | None = None,
     limit: int | None = None,
+    frames: int = FRAMES,
 ) -> SampleSet:
     """The documents of lmms-eval tasks as samples with ids `task/document`.
 
@@ -58,16 +61,19 @@ def load_tasks(
     the score, and whether exact match of the text of `doc_to_target` decides it in one forward pass. Without
     `score` the task's only metric counts; without `exact_answer` the sample generates.
 
-    include: folder of task YAMLs; None: lmms-eval's own. score: overrides the YAML's. limit: first documents
-    only.
-    Raises InputError: unknown task, missing data, unclear metric, too many unreadable documents.
+    include: folder of task YAMLs; None: lmms-eval's own. score: overrides the YAML's. limit: at most so many
+    documents of each task, evenly spread over it and always the same. frames: read of a video (a document
+    whose `doc_to_visual` gives its path), spread evenly over it.
+    Raises InputError: unknown task, missing data, no images, a metric that is unclear or no score of one
+    answer, too many unreadable documents.
     """
     where = None if include is None else str(include)
-    return SampleSet.joined([_load(where, name, score, limit) for name in names])
+    return SampleSet.joined([_load(where, name, score, limit, frames) for name in names])
 
 
-def _load(include: str | None, name: str, score: str | None, limit: int | None) -> SampleSet:
+def _load(include: str | None, name: str, score: str | None, limit: int | None, frames: int) -> SampleSet:
     task = _load_task(include, name)
+    _check_kind(task, name)
     metadata = _metadata(task)
     metric = score or metadata.get("score") or _only_metric(task, name)
     exact = bool(metadata.get("exact_answer", False))
@@ -81,16 +87,16 @@ def _load(include: str | None, name: str, score: str | None, limit: int | None) 
     }
     samples: list[Sample] = []
     skipped: list[Skipped] = []
-    total = len(task.eval_docs)
-    for index in range(total if limit is None else min(limit, total)):
+    for index in spread_documents(len(task.eval_docs), limit):
         identity = f"{name}/{index}"
         judge = TaskJudge(include, name, index, metric)
         try:
-            question, answers, image = _read(task, index)
+            question, answers, image = _read(task, index, frames)
+            digest = video_digest(image) if isinstance(image, Video) else hashlib.sha256(image).hexdigest()
             right = judge(answers[0]) if exact else 1.0
         except InputError:
             raise
-        except Exception as error:  # a task's own functions and PIL's decoders raise whatever they meet
+        except Exception as error:  # a task's own functions and decoders raise whatever they meet
             skipped.append(Skipped(identity, f"{type(error).__name__}: {error}"))
             continue
         if right != 1:
@@ -98,7 +104,8 @@ def _load(include: str | None, name: str, score: str | None, limit: int | None) 
                 f"{identity}: the task says exact_answer, but its {metric} of the right answer "
                 f"{answers[0]!r} is {right}; correct doc_to_target or the metadata"
             )
-        digest = hashlib.sha256(image).hexdigest()
+        if not samples and not exact:
+            _check_judge(judge, answers[0])
         samples.append(
             Sample(identity, image=image, question=question, answers=answers, judge=judge, digest=digest,
                    document=index, **common)
@@ -106,7 +113,41 @@ def _load(include: str | None, name: str, score: str | None, limit: int | None) 
     return SampleSet(tuple(samples), tuple(skipped), where=name)
 
 
-def _read(task: Any, index: int) -> tuple[str, tuple[str, ...], bytes]:
+def spread_documents(total: int, limit: int | None) -> list[int]:
+    """`limit` indices evenly spread over `total` documents, ascending; None, or no fewer: all of them."""
+    count = total if limit is None else min(limit, total)
+    return [place * total // count for place in range(count)]
+
+
+def task_metrics(name: str, include: str | Path | None = None) -> list[str]:
+    """Names of a task's metrics. Raises InputError: unknown task, missing data."""
+    return list(_load_task(None if include is None else str(include), name).aggregation())
+
+
+def _check_kind(task: Any, name: str) -> None:
+    if task.config.doc_to_visual is None:
+        raise InputError(f"task {name} has no images (no doc_to_visual); name one that asks about images")
+    if task.OUTPUT_TYPE != "generate_until":
+        raise InputError(
+            f"task {name} is judged by {task.OUTPUT_TYPE}, not by an answer; name one of output_type "
+            "generate_until"
+        )
+
+
+def _check_judge(judge: TaskJudge, answer: str) -> None:
+    """A task that cannot judge one answer should fail now, not in the first trial."""
+    try:
+        judge(answer)
+    except InputError:
+        raise
+    except Exception as error:  # a task's own functions raise whatever they meet
+        raise InputError(
+            f"task {judge.task} cannot judge an answer by itself ({type(error).__name__}: {error}); name one "
+            "whose process_results gives each answer a score"
+        ) from None
+
+
+def _read(task: Any, index: int, frames: int) -> tuple[str, tuple[str, ...], bytes | Video]:
     with whole_images_only():  # datasets decodes on access
         document = task.eval_docs[index]
         question = task.doc_to_text(document)
@@ -116,16 +157,20 @@ def _read(task: Any, index: int) -> tuple[str, tuple[str, ...], bytes]:
         answers = tuple(str(one) for one in target) if isinstance(target, list | tuple) else (str(target),)
         visuals = task.doc_to_visual(document)
         if not isinstance(visuals, list) or len(visuals) != 1:
-            raise ValueError(f"{len(visuals or [])} images; exactly one is supported")
-        return question.strip(), answers, _encoded(visuals[0])
+            raise ValueError(f"{len(visuals or [])} images or videos; exactly one is supported")
+        return question.strip(), answers, _seen(visuals[0], frames)
 
 
-def _encoded(visual: Any) -> bytes:
+def _seen(visual: Any, frames: int) -> bytes | Video:
+    if isinstance(visual, str | Path):  # as lmms-eval names videos
+        video = open_video(Path(visual), frames)
+        read_video(video)
+        return video
     if isinstance(visual, Image.Image):
         file = io.BytesIO()
         visual.convert("RGB").save(file, "PNG", compress_level=1)
         return file.getvalue()
-    raise TypeError(f"doc_to_visual gave a {type(visual).__name__}; an image is supported")
+    raise TypeError(f"doc_to_visual gave a {type(visual).__name__}; an image or a video's path is supported")
 
 
 def task_figures(samples: Iterable[Sample], outcomes: Iterable[Outcome]) -> dict[str, dict[str, float]]:
@@ -198,7 +243,7 @@ def _only_metric(task: Any, name: str) -> str:
     if len(metrics) != 1:
         raise InputError(
             f"task {name} has the metrics {', '.join(metrics)}; say which is the score "
-            "(metadata: {score: ...} in its YAML)"
+            "(--score METRIC, or metadata: {score: ...} in its YAML)"
         )
     return str(metrics[0])
 
@@ -234,10 +279,7 @@ def _import_lmms_eval() -> None:
 def _load_task(include: str | None, name: str) -> Any:
     manager = _manager(include)
     if name not in manager.all_subtasks:
-        known = ", ".join(manager.all_subtasks[:20])
-        raise InputError(
-            f"unknown task {name!r}; known are: {known}{', ...' * (len(manager.all_subtasks) > 20)}"
-        )
+        raise InputError(_unknown(manager, name))
     _check_files(manager.task_index[name]["yaml_path"], name)
     import datasets
     from tenacity import RetryError
@@ -252,6 +294,14 @@ def _load_task(include: str | None, name: str) -> Any:
     finally:
         if bars:
             datasets.enable_progress_bars()
+
+
+def _unknown(manager: Any, name: str) -> str:
+    if name in manager.task_index:
+        return f"{name!r} is a group of tasks; name the tasks in it, one by one"
+    names = manager.all_subtasks
+    known = ", ".join(get_close_matches(name, names, 5, 0.5) or names[:20])
+    return f"unknown task {name!r}; known are: {known}{', ...' * (len(names) > 20)}"
 
 
 def _check_files(yaml_path: str, name: str) -> None:

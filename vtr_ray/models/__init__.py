@@ -2,7 +2,7 @@
 
 from vtr_ray.models.families import Family, family_of, supported
 from vtr_ray.models.features import Features, embed, encode, encode_images, model_inputs
-from vtr_ray.models.loading import load_config, load_model
+from vtr_ray.models.loading import fetch_model, load_config, load_model
 
 __all__ = [
     "Family",
@@ -11,6 +11,7 @@ __all__ = [
     "encode",
     "encode_images",
     "family_of",
+    "fetch_model",
     "load_config",
     "load_model",
     "model_inputs",

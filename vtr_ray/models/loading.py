@@ -24,15 +24,17 @@ def load_model(path: str, dtype: str = "auto", attn: str = "sdpa", device: str =
         dtype: a torch dtype's name, or "auto": the checkpoint's own, but float32 where that is half precision
             and the device is a CPU.
         attn: attention implementation as transformers names it.
-        device: a torch device's name, or "auto": CUDA where there is one, else the CPU.
+        device: a torch device's name; "auto": CUDA where there is one, else the CPU; "split": the layers
+            evenly over all GPUs that this process sees.
 
     Raises:
         InputError: unknown path, a family that is not supported, unknown dtype, attention or device, a
-            projector that does not fit or that the checkpoint has no weights for.
+            projector that does not fit or that the checkpoint has no weights for, too little room to split.
     """
     import transformers
 
-    place = device_of(device)
+    split = device == "split"
+    place = device_of("cuda" if split else device)
     config = load_config(path)
     family = family_of(config)
     precision = dtype_of(dtype, config, place)
@@ -51,6 +53,7 @@ def load_model(path: str, dtype: str = "auto", attn: str = "sdpa", device: str =
             attn_implementation=attn,
             local_files_only=local,
             output_loading_info=True,
+            **({"device_map": "balanced"} if split else {}),
         )
         processor = transformers.AutoProcessor.from_pretrained(
             path, trust_remote_code=False, local_files_only=local
@@ -60,7 +63,47 @@ def load_model(path: str, dtype: str = "auto", attn: str = "sdpa", device: str =
     if projected:
         _check_projector(path, report)
         fit_processor(processor, config)
+    if split:
+        _check_split(path, model)
+        return model.eval(), processor
     return model.to(place).eval(), processor
+
+
+def fetch_model(path: str) -> None:
+    """Have a hub checkpoint in this machine's cache (`HF_HOME`), so that loading it downloads nothing.
+
+    Only what `load_model` reads: no second copy of the weights in another format. A directory is left alone.
+
+    Raises:
+        InputError: the hub does not have it or does not answer, and the cache lacks it.
+    """
+    if Path(path).exists():
+        return
+    from huggingface_hub import HfApi, snapshot_download
+
+    wanted = ["*.json", "*.txt", "*.model", "*.jinja"]
+    try:
+        names = HfApi().list_repo_files(path)
+        weights = "*.safetensors" if any(name.endswith(".safetensors") for name in names) else "*.bin"
+        snapshot_download(
+            path, allow_patterns=[*wanted, weights], ignore_patterns=["consolidated*", "original/*"]
+        )
+    except Exception as error:  # the hub's client raises whatever its transport does
+        try:
+            snapshot_download(path, allow_patterns=wanted, local_files_only=True)
+        except Exception:
+            raise InputError(f"Cannot download {path!r}: {first_line(error)}") from None
+
+
+def _check_split(path: str, model: Any) -> None:
+    """Refuse what the GPUs cannot hold: layers on the CPU or the disk would make every trial slow."""
+    places = getattr(model, "hf_device_map", None) or {"": model.device}  # no map: all in one place
+    elsewhere = sorted({str(place) for place in places.values()} & {"cpu", "disk", "meta"})
+    if elsewhere:
+        raise InputError(
+            f"{path} does not fit on the {torch.cuda.device_count()} GPUs of this process (the rest would be "
+            f"on {', '.join(elsewhere)}); give each actor more (--gpus-per-actor)."
+        )
 
 
 def load_config(path: str) -> Any:

@@ -16,11 +16,15 @@ from torch.nn.functional import pad
 
 from vtr_ray.errors import InputError
 from vtr_ray.models import Family, family_of
+from vtr_ray.prefixes import key_of
 from vtr_ray.reduction import refusals
+from vtr_ray.reduction.decoding import DecodeReduction, EvictingDecode, Eviction, check_decoding, check_modes
+from vtr_ray.reduction.ending import ends_early, last_rows
 from vtr_ray.reduction.kinds import layer_kinds
 from vtr_ray.reduction.loss import surviving_loss
 from vtr_ray.reduction.masks import block_numbers
 from vtr_ray.reduction.passes import Decode, Prefill, kept_by_layer
+from vtr_ray.reduction.prefix import Prefix
 from vtr_ray.reduction.prompt import read_prompt
 from vtr_ray.reduction.tap import AttentionTap
 from vtr_ray.schedule import Schedule
@@ -36,12 +40,25 @@ class Generation:
     length: int | None
 
 
+@dataclass(frozen=True)
+class Resumed:
+    """What a resumed prefill gives: logits [batch, places, vocabulary], and the cache if one was filled."""
+
+    logits: Tensor
+    past_key_values: Any
+
+
 _reduced: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
 @contextmanager
 def reduce_vision_tokens(
-    model: Any, schedule: Schedule, prompt_mask: Tensor | None = None, vision_mask: Tensor | None = None
+    model: Any,
+    schedule: Schedule,
+    prompt_mask: Tensor | None = None,
+    vision_mask: Tensor | None = None,
+    capture: int | None = None,
+    decode: DecodeReduction | None = None,
 ) -> Iterator[Reduction]:
     """Sort & Reduce (the paper's section 3.1) on every call of `model` inside the context.
 
@@ -56,6 +73,10 @@ def reduce_vision_tokens(
             do. Default: all input is prompt. Under `generate()` it covers the prompt.
         vision_mask: bool [batch, seq], True at vision tokens; needed where calls pass `inputs_embeds`
             instead of `input_ids`.
+        capture: a layer, counted from 1, at least 2: `Reduction.prefix` is the state that enters it, from
+            which `Reduction.resume` runs another schedule that agrees with this one before that layer.
+        decode: drop further vision tokens from the cache while the answer is written; None: the prefill's
+            choice stays.
 
     Yields:
         A `Reduction` with `kept` and `positions` of the latest prefill.
@@ -64,7 +85,8 @@ def reduce_vision_tokens(
         InputError: a schedule of another length, masks that do not fit, prompts that cannot be ranked.
         Unsupported: an `InputError` and `NotImplementedError` for what would be wrong: static caches, chunked
             prefill, images onto a filled cache, packed sequences, compiled models, a sliding window that
-            hides vision tokens from every layer that could rank, other attention implementations.
+            hides vision tokens from every layer that could rank, other attention implementations; with
+            `decode`, also beams, assisted decoding, several new tokens a call and any sliding window.
 
     Example:
         >>> with reduce_vision_tokens(model, strategies.fastv(32)) as reduction:
@@ -73,10 +95,18 @@ def reduce_vision_tokens(
     """
     refusals.check_compiled(model, schedule)
     family = family_of(model)
-    refusals.check_model(model, family, schedule)
+    refusals.check_model(model, family, schedule, always=decode is not None)
+    if capture is not None and not refusals.capturable(model):
+        raise refusals.Unsupported(
+            "What enters a layer of a compiled model, or under this attention, cannot be captured."
+        )
+    if capture is not None and not 2 <= capture <= schedule.num_layers:
+        raise InputError(f"capture is layer {capture}; use one from 2 to {schedule.num_layers}.")
+    if decode is not None:
+        check_decoding(family.decoder_of(model), schedule, decode)
     if model in _reduced:
         raise InputError("The model is already under a reduction; leave that context first.")
-    reduction = Reduction(model, family, schedule, prompt_mask, vision_mask)
+    reduction = Reduction(model, family, schedule, prompt_mask, vision_mask, capture, decode)
     _reduced.add(model)
     try:
         reduction._install()
@@ -96,7 +126,14 @@ class Reduction:
         schedule: Schedule,
         prompt_mask: Tensor | None,
         vision_mask: Tensor | None,
+        capture: int | None = None,
+        decode: DecodeReduction | None = None,
     ) -> None:
+        self.prefix: Prefix | None = None  # of the latest prefill, where one was to be captured
+        self._capture = None if capture is None else capture - 1
+        self._evict = decode
+        self._evictions: weakref.WeakKeyDictionary[Prefill, Eviction] = weakref.WeakKeyDictionary()
+        self._acts = schedule.reduces or capture is not None or decode is not None
         self._model, self._family, self._schedule = model, family, schedule
         self._decoder = family.decoder_of(model)
         self._given = {"prompt_mask": prompt_mask, "vision_mask": vision_mask}
@@ -104,6 +141,7 @@ class Reduction:
             module: list(inspect.signature(module.forward).parameters)
             for module in (model, family.core_of(model))
         }
+        self._hooked = schedule.num_layers  # the first layer with a hook
         self._undo: list[Callable[[], Any]] = []
         self._tap: AttentionTap | None = None
         self._latest: Prefill | Callable[[], Prefill] | None = None
@@ -115,7 +153,10 @@ class Reduction:
 
     @property
     def kept(self) -> list[Tensor]:
-        """Per layer, int64 [batch, max n_i]: kept vision indices 0..N-1, ascending, -1 as padding."""
+        """Per layer, int64 [batch, max n_i]: kept vision indices 0..N-1, ascending, -1 as padding.
+
+        Under decode-time reduction, what is left in each layer's cache.
+        """
         prefill = self._prefill()
         return kept_by_layer(prefill.first, prefill.layouts)
 
@@ -137,22 +178,104 @@ class Reduction:
             self._latest = self._latest()
         return self._latest
 
+    @torch.no_grad()
+    def resume(self, prefix: Prefix, logits_to_keep: int = 0, use_cache: bool = False) -> Resumed:
+        """Run the layers from `prefix.layer` on under this schedule, as a prefill of the whole model would.
+
+        Decode steps with the cache that this gives are ordinary calls of the model, inside the context.
+
+        Args:
+            prefix: of a schedule that agrees with this one before its layer, of the same model.
+            logits_to_keep: the last places whose logits are wanted; 0: all that the last layer holds.
+            use_cache: whether to fill a cache; the prefix must come from a pass that did.
+
+        Raises:
+            InputError: a prefix of another schedule, or without the keys and values that are asked for.
+        """
+        if key_of(prefix.schedule, prefix.layer) != key_of(self._schedule, prefix.layer):
+            raise InputError(
+                f"The prefix is of a schedule that differs before layer {prefix.layer}; run the whole model."
+            )
+        if self._evict is not None:
+            raise refusals.Unsupported("A prefix cannot be resumed under decode-time reduction.")
+        if use_cache and not prefix.held:
+            raise InputError("The prefix holds no keys and values; capture it in a pass with use_cache=True.")
+        if self._capture is not None and self._capture < prefix.layer - 1:
+            raise InputError(
+                f"Layer {self._capture + 1} does not run from layer {prefix.layer} on; capture a deeper one."
+            )
+        refusals.check_window(self._decoder, prefix.first.length)
+        self.prefix = None
+        prefill = Prefill(
+            self._schedule,
+            prefix.first.prompt,
+            self._decoder,
+            generating=False,
+            keep=logits_to_keep,
+            capture=self._capture,
+        )
+        prefill.resume(prefix)
+        cache = prefix.cache(self._decoder.config) if use_cache else None
+        self._active = self._latest = prefill
+        states, done = prefix.states, False
+        decoder: Any = self._decoder
+        try:
+            for index, layer in enumerate(self._family.layers_of(self._model)):
+                if index < prefix.layer - 1:
+                    continue
+                options = dict(prefix.options[prefill.kinds[index]])
+                options |= {"attention_mask": None, "past_key_values": cache, "use_cache": use_cache}
+                if index == self._schedule.num_layers - 1 and index not in prefix.deep:
+                    states = self._end(prefill, index, layer, states, options)
+                    continue
+                if index < self._hooked:  # else the layer's own hook does it
+                    states = prefill.enter(index, layer, states, options)
+                states = layer(states, **options)
+                if index in prefix.deep:
+                    states = getattr(decoder, str(self._family.deepstack))(states, *prefix.deep[index])
+            states = decoder.norm(states)
+            logits = self._model.get_output_embeddings()(states[:, -logits_to_keep:])
+            done = True
+        finally:
+            self._leave(done)
+        return Resumed(logits, cache)
+
+    def _end(
+        self, prefill: Prefill, index: int, layer: Any, states: Tensor, options: dict[str, Any]
+    ) -> Tensor:
+        """The last layer: of its output, what logits are wanted of."""
+        self._watch(prefill, index, states, options)
+        states = prefill.enter(index, layer, states, options)
+        prefill.ending, cache = True, prefill.cache  # its hook has nothing left to do
+        keep, attn = int(prefill.keep), str(prefill.decoder.config._attn_implementation)
+        if ends_early(layer, index, states, options, keep, attn):
+            states = last_rows(layer, index, states, options, keep)
+        else:
+            states = layer(states, **options)
+        prefill.cache = cache
+        return states
+
     # Hooks: in and out.
 
     def _install(self) -> None:
         core = self._family.core_of(self._model)
         self._hook(core.register_forward_pre_hook, self._before_core)
         self._hook(self._model.register_forward_pre_hook, self._before_model)
-        if not self._schedule.reduces:
+        if not self._acts:
             return  # the hooks above only remember the input: nothing that could change a bit
         self._tap = AttentionTap(self._read)
         self._hook(core.register_forward_hook, self._after_core, always_call=True)
         self._hook(self._model.register_forward_hook, self._after_model)
-        first = next(index for index, rate in enumerate(self._schedule.rates) if rate < 1.0)
+        layers = self._family.layers_of(self._model)
+        first = next((index for index, rate in enumerate(self._schedule.rates) if rate < 1.0), len(layers))
+        first = min(first, len(layers) if self._capture is None else self._capture)
+        if self._evict is not None:
+            first = min(first, self._evict.first_layer - 1)
         if any(kind.window for kind in layer_kinds(self._decoder.config)):
             first = 1  # the layer that ranks may lie further back
-        for index, layer in enumerate(self._family.layers_of(self._model)):
-            if index >= first - 1:
+        self._hooked = first - 1
+        for index, layer in enumerate(layers):
+            if index >= self._hooked:
                 self._hook(layer.register_forward_pre_hook, partial(self._before_layer, index))
         self._wrap(self._model, "generate", self._generate)
         if self._family.deepstack:
@@ -182,6 +305,8 @@ class Reduction:
         if len(args) > 1:
             options.setdefault("generation_config", args[1])
         rows = refusals.check_generate(self._model, options)
+        if self._evict is not None:
+            check_modes(self._model, options)
         prompt = next((options[name] for name in _PROMPTS if options.get(name) is not None), None)
         prompt = args[0] if args and args[0] is not None else prompt
         self._generation = Generation(rows, None if prompt is None else prompt.shape[1])
@@ -222,7 +347,7 @@ class Reduction:
         inputs = self._named(module, args, kwargs)
         cache = inputs.get("past_key_values")
         keep, self._keep = self._keep, 0
-        if not self._schedule.reduces:
+        if not self._acts:
             if cache is None or cache.get_seq_length() == 0:
                 self._latest = partial(self._untouched, inputs, keep)
             return
@@ -238,6 +363,7 @@ class Reduction:
                 "A prompt ends with its image: generate() would continue from a token that may be removed; "
                 "put the question after the image."
             )
+        self.prefix = None
         marks = inputs.get(self._family.blocks) if self._family.blocks else None
         blocks = None if marks is None else block_numbers(marks)
         refusals.check_window(self._decoder, prompt.length)
@@ -249,13 +375,18 @@ class Reduction:
             keep=keep,
             blocks=blocks,
             copies=generation.rows if generation else 1,
+            capture=self._capture,
         )
 
     def _after_core(self, module: Any, args: Any, kwargs: dict[str, Any], output: Any) -> None:
+        self._leave(output is not None)
+
+    def _leave(self, whole: bool) -> None:
+        """End a pass; `whole`: all of it ran."""
         active, self._active = self._active, None
         if self._tap is not None:
             self._tap.disarm()
-        if isinstance(active, Prefill) and active.cache is not None and output is not None:
+        if isinstance(active, Prefill) and active.cache is not None and whole:
             self._prefills[active.cache] = active
 
     def _decode(self, inputs: dict[str, Any], cache: Any) -> Decode:
@@ -286,7 +417,10 @@ class Reduction:
         refusals.check_window(self._decoder, length)
         refusals.check_trimming(prefill.layouts, cache)
         prefill.crop(cache.get_seq_length())
-        return Decode(prefill, cache, attention_mask, new.shape[1])
+        if self._evict is None:
+            return Decode(prefill, cache, attention_mask, new.shape[1])
+        eviction = self._evictions.setdefault(prefill, Eviction(self._evict, self._schedule.num_layers))
+        return EvictingDecode(eviction, prefill, cache, attention_mask, new.shape[1])
 
     def _untouched(self, inputs: dict[str, Any], keep: int | Tensor) -> Prefill:
         return Prefill(
@@ -331,24 +465,39 @@ class Reduction:
         active = self._active
         if active is None:
             raise InputError("Under reduction, call the whole model, not its language model alone.")
-        if isinstance(active, Prefill) and not active.cuts:
-            active.cache = kwargs.get("past_key_values")
-            return None
+        if isinstance(active, Prefill):
+            if active.idle:
+                active.cache = kwargs.get("past_key_values")
+                return None
+            self._watch(active, index, args[0], kwargs)
         hidden_states = active.enter(index, layer, args[0], kwargs)
-        if isinstance(active, Prefill) and index in active.tapped:
+        if isinstance(active, Prefill | EvictingDecode) and index in active.tapped:
             assert self._tap is not None
             active.reading = index
             self._tap.arm(layer.self_attn)
         return (hidden_states, *args[1:]), kwargs
 
+    def _watch(self, active: Prefill, index: int, hidden_states: Tensor, options: dict[str, Any]) -> None:
+        """Take what `prefix` is made of as it comes by."""
+        active.entered = index
+        if active.capture is None or index < active.capture:
+            return
+        if index == active.capture:
+            active.cache = options.get("past_key_values", active.cache)
+            self.prefix = active.taken(hidden_states)
+        assert self.prefix is not None
+        self.prefix.watch(active.kinds[index], options)
+
     def _deepen(
         self, add: Callable[..., Tensor], hidden_states: Tensor, places: Tensor, features: Tensor
     ) -> Tensor:
         active = self._active
+        if isinstance(active, Prefill) and self.prefix is not None:
+            self.prefix.deep[active.entered] = (places, features)
         if isinstance(active, Prefill) and active.shortened:
             return active.deepen(hidden_states, places, features)
         return add(hidden_states, places, features)
 
     def _read(self, query: Tensor, key: Tensor, scaling: float) -> None:
-        assert isinstance(self._active, Prefill)
+        assert isinstance(self._active, Prefill | EvictingDecode)
         self._active.read(query, key, scaling)

@@ -11,6 +11,7 @@ from torch import Tensor
 from vtr_ray.reduction.kinds import Kind, layer_kinds
 from vtr_ray.reduction.layout import Layout, cut, on_device, take, whole
 from vtr_ray.reduction.masks import decode_mask, prefill_mask
+from vtr_ray.reduction.prefix import Prefix
 from vtr_ray.reduction.prompt import Prompt
 from vtr_ray.reduction.refusals import Unsupported
 from vtr_ray.reduction.scoring import (
@@ -37,6 +38,7 @@ class Prefill:
         keep: the call's `logits_to_keep`.
         blocks: int64 [batch, seq], numbers of blocks that see themselves in both directions, -1 outside.
         copies: rows that each prompt became; they keep the same tokens, so that beams may change rows.
+        capture: the layer (from 0) that is ranked for, whether this schedule cuts before it or not.
 
     Raises:
         Unsupported: a cut before any layer whose ranking rows see all vision tokens.
@@ -51,6 +53,7 @@ class Prefill:
         keep: int | Tensor = 0,
         blocks: Tensor | None = None,
         copies: int = 1,
+        capture: int | None = None,
     ) -> None:
         self.schedule = schedule
         self.decoder = decoder
@@ -65,11 +68,51 @@ class Prefill:
         self.cuts = _plan(schedule, prompt.num_vision)
         self.layouts: list[Layout | None] = [None] * schedule.num_layers  # None: untouched
         self.cache: Any = None
+        self.entered = 0  # the layer that runs
         self.reading = 0  # the layer whose scores come next
+        self.capture = capture
+        self.resumed = self.ending = False  # ending: the layer to come has been entered
         self._sources = self._find_sources() if schedule.ranking in _ATTENDED else {}
         self.tapped = {source for sources in self._sources.values() for source in sources}
         self._scores: dict[int, Tensor] = {}  # by layer, on the current layout
         self._options: dict[Kind, Options] = {}  # of the current layout
+
+    @property
+    def idle(self) -> bool:
+        """Whether the pass leaves every layer as it is."""
+        return self.ending or (not self.cuts and self.capture is None and not self.resumed)
+
+    def resume(self, prefix: Prefix) -> None:
+        """Go on where `prefix` was taken, instead of at the first layer."""
+        self.resumed, self.shortened = True, prefix.shortened
+        self.first, self.layout = prefix.first, prefix.layout
+        self.layouts[: prefix.layer - 1] = prefix.layouts
+        self.blocks = prefix.blocks
+        if prefix.scores is not None:
+            earlier = {source for source in self.tapped if source < prefix.layer - 1}
+            # What ranks for the cut before this layer ranks for all later ones that look back beyond it.
+            self._scores = dict.fromkeys(earlier, prefix.scores)
+
+    def taken(self, states: Tensor) -> Prefix:
+        """The state entering the layer to capture, before any cut there; `options` are still to come.
+
+        states: [batch, length, width], the layer's input.
+        """
+        assert self.capture is not None
+        ranked = self.schedule.ranking in _ATTENDED and any(self.layout.counts)
+        held = [] if self.cache is None else self.cache.layers[: self.capture]
+        return Prefix(
+            layer=self.capture + 1,
+            schedule=self.schedule,
+            states=states,
+            scores=self._attended(self.capture) if ranked else None,
+            first=self.first,
+            layout=self.layout,
+            layouts=self.layouts[: self.capture],
+            shortened=self.shortened,
+            blocks=self.blocks,
+            held=[(layer.keys, layer.values) for layer in held],
+        )
 
     def _ranks(self, layer: int, counts: list[int]) -> list[bool]:
         """Samples of which the cut before the layer (from 0) has to choose, rather than keep all or none."""
@@ -80,9 +123,11 @@ class Prefill:
     def _find_sources(self) -> dict[int, list[int]]:
         """Per cut that chooses, the layer that scores each sample: the last whose rows see all its tokens."""
         found: dict[int, list[int]] = {}
-        for layer, counts in self.cuts.items():
-            chooses = self._ranks(layer, counts)
-            if not any(chooses):
+        wanted = {layer: self._ranks(layer, counts) for layer, counts in self.cuts.items()}
+        if self.capture is not None:
+            wanted.setdefault(self.capture, [False] * len(self.first.counts))
+        for layer, chooses in wanted.items():
+            if not any(chooses) and layer != self.capture:
                 continue
             found[layer] = []
             for span, needed in zip(self.first.prompt.spans, chooses, strict=True):
@@ -120,6 +165,11 @@ class Prefill:
             kind = self.kinds[index]
             if kind not in self._options:
                 self._options[kind] = self._replaced(kind, hidden_states, options)
+            options.update(self._options[kind])
+        elif self.resumed:
+            kind = self.kinds[index]
+            if kind not in self._options:
+                self._options[kind] = {"attention_mask": self._mask(kind, hidden_states)}
             options.update(self._options[kind])
         return hidden_states
 
@@ -194,13 +244,16 @@ class Prefill:
         return random_order(self.schedule, self.first.prompt)
 
     def _replaced(self, kind: Kind, hidden_states: Tensor, options: Options) -> Options:
-        attn = self.decoder.config._attn_implementation
         return {
-            "attention_mask": prefill_mask(attn, self.layout, kind.window, self.blocks, hidden_states.dtype),
+            "attention_mask": self._mask(kind, hidden_states),
             "position_embeddings": self._rotary(kind, hidden_states, options),
             # Gapped position_ids would be taken for packed sequences; the tables above say it all.
             "position_ids": None,
         }
+
+    def _mask(self, kind: Kind, hidden_states: Tensor) -> Any:
+        attn = self.decoder.config._attn_implementation
+        return prefill_mask(attn, self.layout, kind.window, self.blocks, hidden_states.dtype)
 
     def _rotary(self, kind: Kind, hidden_states: Tensor, options: Options) -> tuple[Tensor, Tensor]:
         """Rotary tables of the current layout, from the model's own options for a layer of that kind."""

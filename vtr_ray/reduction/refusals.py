@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from transformers.cache_utils import Cache, DynamicCache, DynamicLayer, DynamicSlidingWindowLayer
 
 from vtr_ray.errors import InputError
-from vtr_ray.models import Family
+from vtr_ray.models import Family, family_of
 from vtr_ray.reduction.kinds import layer_kinds
 from vtr_ray.reduction.layout import Layout
 from vtr_ray.schedule import Schedule
@@ -21,15 +21,18 @@ class Unsupported(InputError, NotImplementedError):
     """Valid for the model, but not under reduction. One line, as every `InputError`."""
 
 
-def check_model(model: nn.Module, family: Family, schedule: Schedule) -> None:
-    """Refuse a schedule of the wrong length or without meaning here, and other attention implementations."""
+def check_model(model: nn.Module, family: Family, schedule: Schedule, always: bool = False) -> None:
+    """Refuse a schedule of the wrong length or without meaning here, and other attention implementations.
+
+    always: also where the schedule reduces nothing.
+    """
     layers = len(family.layers_of(model))
     if schedule.num_layers != layers:
         raise InputError(
             f"The schedule has {schedule.num_layers} rates but the model has {layers} decoder layers; give "
             "one rate per decoder layer."
         )
-    if not schedule.reduces:
+    if not schedule.reduces and not always:
         return
     if schedule.positions == "renumber" and family.grid_positions:
         raise Unsupported(
@@ -42,6 +45,13 @@ def check_model(model: nn.Module, family: Family, schedule: Schedule) -> None:
             f"Reduction with {attn!r} attention is not supported; load the model with attn='sdpa', 'eager' "
             "or 'flash_attention_2'."
         )
+
+
+def capturable(model: nn.Module) -> bool:
+    """Whether the state entering a layer can be taken out of a pass: all that reduces can, for one."""
+    attn = str(family_of(model).decoder_of(model).config._attn_implementation)  # type: ignore[union-attr]
+    compiled = hasattr(model, "_orig_mod") or any(part._compiled_call_impl for part in model.modules())
+    return not compiled and (attn in _ATTENTIONS or _is_flash(attn))
 
 
 def check_compiled(model: nn.Module, schedule: Schedule) -> None:

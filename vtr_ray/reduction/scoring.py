@@ -108,8 +108,25 @@ def next_layer_scores(
     return attention_scores(query, key, attention.scaling, layout, layout.last, None)
 
 
-def _project(attention: Any, states: Tensor, part: Literal["q", "k"]) -> Tensor:
-    """Queries or keys of `states` [batch, length, width] before rotation, [batch, length, heads, head_dim].
+def keys_and_values(
+    layer: Any, hidden_states: Tensor, cos_sin: tuple[Tensor, Tensor]
+) -> tuple[Tensor, Tensor]:
+    """Rotated keys and the values that a decoder layer makes, each [batch, key heads, length, head_dim].
+
+    Args:
+        layer: a decoder layer.
+        hidden_states: [batch, length, width] entering it.
+        cos_sin: rotary tables, each [batch or 1, length, head_dim].
+    """
+    attention, states = layer.self_attn, layer.input_layernorm(hidden_states)
+    key = _project(attention, states, "k").transpose(1, 2)
+    cos, sin = cos_sin
+    value = _project(attention, states, "v").transpose(1, 2)
+    return _rotate(key, cos.unsqueeze(1), sin.unsqueeze(1)), value
+
+
+def _project(attention: Any, states: Tensor, part: Literal["q", "k", "v"]) -> Tensor:
+    """Queries, keys or values, unrotated, of [batch, length, width]: [batch, length, heads, head_dim].
 
     Modules are called as they are, so that adapters and quantised weights count.
     """
@@ -118,7 +135,7 @@ def _project(attention: Any, states: Tensor, part: Literal["q", "k"]) -> Tensor:
         heads = attention.config.num_attention_heads * size
         keys = attention.config.num_key_value_heads * size
         fused = attention.qkv_proj(states)
-        flat = fused[..., :heads] if part == "q" else fused[..., heads : heads + keys]
+        flat = fused.split([heads, keys, keys], dim=-1)["qkv".index(part)]
     else:
         flat = getattr(attention, f"{part}_proj")(states)
     projected: Tensor = flat.view(*states.shape[:2], -1, size)

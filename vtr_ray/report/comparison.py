@@ -75,22 +75,30 @@ def rivals(found: Schedule, seed: int) -> dict[str, Schedule]:
 
 
 def compare_schedules(
-    pool: Any, schedules: Mapping[str, Schedule], on_row: Callable[[Row], None] | None = None
+    pool: Any,
+    schedules: Mapping[str, Schedule],
+    on_row: Callable[[Row], None] | None = None,
+    baseline: list[Outcome] | None = None,
 ) -> list[Row]:
-    """Evaluates every schedule on all samples of the pool, no reduction first."""
+    """Evaluates every schedule on all samples of the pool, no reduction first.
+
+    baseline: outcomes that differences are to; an empty list is filled with those of no reduction.
+    """
     named = {NO_REDUCTION: strategies.none(pool.num_layers), **schedules}
     costs = pool.call("costs", list(named.values()))
     sources: Mapping[str, str] = pool.call("sources")
     rows: list[Row] = []
-    baseline: list[Outcome] = []
+    baseline = [] if baseline is None else baseline
     for (name, schedule), (tflops, prefill) in zip(named.items(), costs, strict=True):
         outcomes = pool.evaluate(schedule)
-        baseline = baseline or outcomes
+        difference = compare(outcomes, baseline) if baseline else None
+        if not baseline:
+            baseline += outcomes
         row = Row(
             name=name,
             schedule=schedule,
             accuracy=effectiveness(outcomes),
-            difference=compare(outcomes, baseline) if rows else None,
+            difference=difference,
             per_source=by_source(outcomes, sources),
             tflops=tflops,
             prefill=prefill,

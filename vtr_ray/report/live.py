@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Sequence
 from types import TracebackType
 from typing import Self
 
@@ -11,16 +12,33 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from vtr_ray.tuning.directory import Entry
 from vtr_ray.tuning.progress import Progress
 
 _RECENT = 6
 
 
 class Display:
-    """Shows layer, trial, rate, E, objective, best, elapsed and remaining time; a context manager."""
+    """Shows each trial: what was tried, E, objective, best, costs, elapsed and remaining time.
 
-    def __init__(self, console: Console) -> None:
+    A context manager. columns: what of a trial tells what was tried: "layer", "rate" or fields of the
+    ledger; of the last one the best trial's stands beside it.
+    """
+
+    def __init__(self, console: Console, columns: Sequence[str] = ("layer", "rate")) -> None:
         self._console = console
+        self._layer = [name for name in columns if name == "layer"]  # stands first
+        self._columns = [name for name in columns if name != "layer"]
+        self._widths = {
+            **dict.fromkeys([*self._layer, "trial"], 5),
+            **{name: max(7, len(name)) for name in [*self._columns, "E"]},
+            "objective": 10,
+            f"best {columns[-1]}": 11,
+            "memory cost": 11,
+            "TFLOPs": 9,
+            "elapsed": 8,
+            "remaining": 10,
+        }
         self._live = Live(console=console, refresh_per_second=8) if console.is_terminal else None
         self._recent: list[Progress] = []
 
@@ -28,9 +46,7 @@ class Display:
         if self._live is not None:
             self._live.start()
         else:
-            self._console.print(
-                "layer trial    rate       E  objective   best rate memory cost    TFLOPs  elapsed  remaining"
-            )
+            self._console.print(self._line(self._widths), highlight=False, soft_wrap=True)
         return self
 
     def __exit__(
@@ -42,46 +58,51 @@ class Display:
     def __call__(self, progress: Progress) -> None:
         """Takes one finished trial."""
         if self._live is None:
-            self._console.print(" ".join(_cells(progress)), highlight=False, soft_wrap=True)
+            self._console.print(self._line(self._cells(progress)), highlight=False, soft_wrap=True)
             return
         self._recent = [*self._recent, progress][-_RECENT:]
         table = Table(box=None, padding=(0, 2, 0, 0))
-        for name in (
-            "layer",
-            "trial",
-            "rate",
-            "E",
-            "objective",
-            "best",
-            "memory cost",
-            "TFLOPs",
-            "elapsed",
-            "left",
-        ):
+        for name in self._widths:
             table.add_column(name, justify="right")
         for one in self._recent:
-            table.add_row(*(cell.strip() for cell in _cells(one)))
+            table.add_row(*self._cells(one))
         bar = ProgressBar(total=progress.total, completed=progress.done, width=40)
         line = Text(f" {progress.done} of at most {progress.total} trials")
         row = Table.grid()
         row.add_row(bar, line)
         self._live.update(Group(table, row))
 
+    def _line(self, cells: Iterable[str]) -> str:
+        return " ".join(cell.rjust(width) for cell, width in zip(cells, self._widths.values(), strict=True))
 
-def _cells(progress: Progress) -> list[str]:
-    entry, best = progress.entry, progress.best
-    return [
-        f"{entry.layer if entry.layer is not None else '-':>5}",
-        f"{entry.trial:>5}",
-        f"{entry.rate:7.3f}" if entry.rate is not None else "      -",
-        f"{entry.score:7.4f}" if entry.score is not None else " failed",
-        f"{entry.objective:10.4f}" if entry.objective is not None else "         -",
-        f"{best.rate:11.3f}" if best is not None and best.rate is not None else "          -",
-        f"{entry.schedule.memory_cost:11.3f}",
-        f"{entry.fields['tflops']:9.4g}" if "tflops" in entry.fields else "        -",
-        f"{_clock(progress.elapsed):>8}",
-        f"{_clock(progress.remaining) if progress.remaining is not None else '?':>10}",
-    ]
+    def _cells(self, progress: Progress) -> list[str]:
+        entry, best = progress.entry, progress.best
+        return [
+            *(_cell(_value(entry, name)) for name in self._layer),
+            str(entry.trial),
+            *(_cell(_value(entry, name)) for name in self._columns),
+            _score(entry),
+            _cell(entry.objective, ".4f"),
+            _cell(_value(best, self._columns[-1])) if best is not None else "-",
+            _cell(entry.schedule.memory_cost),
+            _cell(entry.fields.get("tflops"), ".4g"),
+            _clock(progress.elapsed),
+            _clock(progress.remaining) if progress.remaining is not None else "?",
+        ]
+
+
+def _value(entry: Entry, name: str) -> float | None:
+    return getattr(entry, name) if name in ("layer", "rate") else entry.fields.get(name)
+
+
+def _cell(value: float | None, form: str = ".3f") -> str:
+    return "-" if value is None else format(value, "d" if isinstance(value, int) else form)
+
+
+def _score(entry: Entry) -> str:
+    if entry.stopped and entry.bound is not None:
+        return f"<{entry.bound:.3f}"
+    return _cell(entry.score, ".4f") if entry.error is None else "failed"
 
 
 def _clock(seconds: float) -> str:

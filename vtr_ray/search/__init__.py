@@ -2,6 +2,7 @@
 
 from vtr_ray.search.asktell import Search, Trial, TrialResult
 from vtr_ray.search.gsearch import GSearch, LayerResult
+from vtr_ray.search.pareto import ParetoSearch
 from vtr_ray.search.psigmoid import PSigmoidSearch
 
-__all__ = ["GSearch", "LayerResult", "PSigmoidSearch", "Search", "Trial", "TrialResult"]
+__all__ = ["GSearch", "LayerResult", "PSigmoidSearch", "ParetoSearch", "Search", "Trial", "TrialResult"]

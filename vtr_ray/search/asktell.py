@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import math
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Protocol, Self
 
 from vtr_ray.errors import InputError
 from vtr_ray.schedule import Schedule
-from vtr_ray.search.line import Line
 
 STATE_VERSION = 1
 
@@ -19,7 +18,8 @@ STATE_VERSION = 1
 class Trial:
     """One evaluation to be done: measure E of `schedule`, then `tell` it.
 
-    G-Search sets `layer` (counted from 1) and `rate`, P-Sigmoid sets `k`. Ids count from 1.
+    G-Search sets `layer` (counted from 1) and `rate`, P-Sigmoid sets `k`, the Pareto search also `budget` and
+    `alpha`, or which reference `strategy` it is. Ids count from 1.
     """
 
     id: int
@@ -27,11 +27,18 @@ class Trial:
     layer: int | None = None
     rate: float | None = None
     k: float | None = None
+    budget: float | None = None
+    alpha: float | None = None
+    strategy: str | None = None
 
 
 @dataclass(frozen=True)
 class TrialResult:
-    """What became of a trial: `score` (E) and `objective`, or the reason of its `failure`, or neither yet."""
+    """What became of a trial: `score` (E) and `objective`, or the reason of its `failure`, or neither yet.
+
+    bound: `E - E(no reduction)` is at least this, where the search was told.
+    stopped: the trial was stopped early; E is at most this. It has no score then.
+    """
 
     id: int
     schedule: Schedule
@@ -41,18 +48,52 @@ class TrialResult:
     score: float | None
     objective: float | None
     failure: str | None
+    bound: float | None = None
+    stopped: float | None = None
+    budget: float | None = None
+    alpha: float | None = None
+    strategy: str | None = None
 
 
 @dataclass
 class _Entry:
     trial: Trial
     point: int
+    threshold: float | None = None
     score: float | None = None
     failure: str | None = None
+    bound: float | None = None
+    stopped: float | None = None
 
     @property
     def outstanding(self) -> bool:
-        return self.score is None and self.failure is None
+        return self.score is None and self.failure is None and self.stopped is None
+
+    @property
+    def record(self) -> dict[str, Any]:
+        """JSON; what only some searches have is left out where there is none."""
+        some = {"threshold": self.threshold, "bound": self.bound, "stopped": self.stopped}
+        return {
+            "id": self.trial.id,
+            "layer": self.trial.layer,
+            "point": self.point,
+            "score": self.score,
+            "failure": self.failure,
+            **{name: value for name, value in some.items() if value is not None},
+        }
+
+
+class Points(Protocol):
+    """Where a search goes through: `Line`, or the Pareto search's plane."""
+
+    values: dict[int, float]
+    tried: set[int]
+
+    @property
+    def points(self) -> Sequence[float]: ...  # noqa: D102
+    @property
+    def exhausted(self) -> bool: ...  # noqa: D102
+    def next_points(self, size: int) -> list[int]: ...  # noqa: D102
 
 
 class Search(ABC):
@@ -71,6 +112,8 @@ class Search(ABC):
     """
 
     name: ClassVar[str]
+    needs_bound = False
+    """Whether `tell` takes the lower bound of the paired difference to no reduction, the first trial."""
 
     def __init__(self, settings: dict[str, Any], round_size: int) -> None:
         self.settings = settings
@@ -78,15 +121,27 @@ class Search(ABC):
         self._entries: list[_Entry] = []
         self._queue: list[int] = []
         self._pending: set[int] = set()
-        self._line: Line | None = None  # None: finished
+        self._line: Points | None = None  # None: finished
 
     @abstractmethod
     def _trial(self, trial_id: int, point: int) -> Trial:
         """The trial at a grid point of the current line."""
 
     @abstractmethod
-    def _objective(self, trial: Trial, score: float) -> float:
+    def _objective(self, trial: Trial, score: float, bound: float | None) -> float:
         """What is maximised."""
+
+    def _outcome(self, trial: Trial, score: float, bound: float | None) -> float:
+        """What the line's surrogate models."""
+        return self._objective(trial, score, bound)
+
+    def _bounded(self, trial: Trial, point: int, ceiling: float) -> None:
+        """Take that E of a stopped trial is at most `ceiling`. Searches without thresholds stop none."""
+        raise NotImplementedError
+
+    def _threshold(self, trial: Trial) -> float | None:
+        """What E must reach for the trial to be the best, by the complete rounds; None: not known."""
+        return None
 
     @abstractmethod
     def _close(self) -> None:
@@ -118,14 +173,42 @@ class Search(ABC):
         self._pending.add(trial_id)
         return self._entries[trial_id - 1].trial
 
-    def tell(self, trial: Trial, score: float) -> None:
-        """Take the trial's E.
+    def tell(self, trial: Trial, score: float, bound: float | None = None) -> None:
+        """Take the trial's E; with `needs_bound` also the `bound` below which `E - E(no reduction)` is not.
 
         Raises:
-            InputError: a trial that this search did not ask or that was told before; a score outside [0, 1].
+            InputError: a trial that this search did not ask or that was told before; a score outside [0, 1];
+                a bound that is missing or outside [-1, 1].
         """
         entry = self._outstanding(trial)
-        entry.score = _checked_score(score, f"trial {trial.id}")
+        value = _checked_score(score, f"trial {trial.id}")
+        if self.needs_bound:
+            entry.bound = checked_float(f"the bound of trial {trial.id}", bound, -1.0, 1.0)
+        entry.score = value
+        self._settle(entry)
+
+    def threshold(self, trial: Trial) -> float | None:
+        """E below which the trial cannot become the best; None: it must be evaluated to the end.
+
+        It depends on complete rounds alone, so a run that is repeated stops the same trials.
+        """
+        return self._outstanding(trial).threshold
+
+    def stop(self, trial: Trial, ceiling: float) -> None:
+        """Give a trial up because its E is at most `ceiling`, below its threshold: it cannot become the best.
+
+        It has no outcome and is not asked again.
+
+        Raises:
+            InputError: a trial that this search did not ask or that was told before; one that can still win.
+        """
+        entry = self._outstanding(trial)
+        value = _checked_score(ceiling, f"trial {trial.id}")
+        if entry.threshold is None or value >= entry.threshold:
+            raise InputError(
+                f"Trial {trial.id} may have E {value:g}, which can still be the best; evaluate it to the end."
+            )
+        entry.stopped = value
         self._settle(entry)
 
     def fail(self, trial: Trial, reason: str) -> None:
@@ -155,7 +238,14 @@ class Search(ABC):
             raise InputError(f"Trial {trial.id} is not of this search; describe only trials that it asked.")
         result = self._result(entry)
         where = {"k": result.k} if result.k is not None else {"layer": result.layer, "rate": result.rate}
-        return {"trial": result.id, **where, "score": result.score, "objective": result.objective}
+        some = {"bound": result.bound, "stopped": result.stopped}
+        return {
+            "trial": result.id,
+            **where,
+            "score": result.score,
+            "objective": result.objective,
+            **{name: value for name, value in some.items() if value is not None},
+        }
 
     def state_dict(self) -> dict[str, Any]:
         """Everything, as JSON content. Trials without score and failure will be asked again."""
@@ -163,16 +253,7 @@ class Search(ABC):
             "search": self.name,
             "version": STATE_VERSION,
             "settings": dict(self.settings),
-            "trials": [
-                {
-                    "id": entry.trial.id,
-                    "layer": entry.trial.layer,
-                    "point": entry.point,
-                    "score": entry.score,
-                    "failure": entry.failure,
-                }
-                for entry in self._entries
-            ],
+            "trials": [entry.record for entry in self._entries],
         }
 
     @classmethod
@@ -201,7 +282,8 @@ class Search(ABC):
         return search
 
     def _add(self, point: int) -> _Entry:
-        entry = _Entry(self._trial(len(self._entries) + 1, point), point)
+        trial = self._trial(len(self._entries) + 1, point)
+        entry = _Entry(trial, point, self._threshold(trial))
         self._entries.append(entry)
         self._queue.append(entry.trial.id)
         return entry
@@ -214,6 +296,9 @@ class Search(ABC):
         entry = self._add(point)
         if (entry.trial.id, entry.trial.layer) != (record["id"], record["layer"]):
             raise ValueError(f"trial {record['id']}")
+        # As it was: trials of its own round may be told by now.
+        entry.threshold = record.get("threshold")
+        entry.bound, entry.stopped = record.get("bound"), record.get("stopped")
         if record["score"] is not None:
             entry.score = _checked_score(record["score"], f"trial {entry.trial.id}")
         elif record["failure"] is not None:
@@ -239,7 +324,9 @@ class Search(ABC):
             self._queue.remove(trial_id)
         assert self._line is not None  # an outstanding trial keeps its line open
         if entry.score is not None:
-            self._line.values[entry.point] = self._objective(entry.trial, entry.score)
+            self._line.values[entry.point] = self._outcome(entry.trial, entry.score, entry.bound)
+        elif entry.stopped is not None:
+            self._bounded(entry.trial, entry.point, entry.stopped)
         if self._line.exhausted and not any(e.outstanding for e in self._entries):
             self._close()
 
@@ -252,8 +339,13 @@ class Search(ABC):
             rate=trial.rate,
             k=trial.k,
             score=score,
-            objective=None if score is None else self._objective(trial, score),
+            objective=None if score is None else self._objective(trial, score, entry.bound),
             failure=entry.failure,
+            bound=entry.bound,
+            stopped=entry.stopped,
+            budget=trial.budget,
+            alpha=trial.alpha,
+            strategy=trial.strategy,
         )
 
     def _all_failed(self) -> RuntimeError:

@@ -7,11 +7,12 @@ from dataclasses import dataclass
 from vtr_ray.schedule import Schedule
 from vtr_ray.search.asktell import Search, Trial, TrialResult, checked_float, checked_int
 from vtr_ray.search.line import Line
-from vtr_ray.search.optimiser import spread
+from vtr_ray.search.objectives import PAPER, allowed_drop
+from vtr_ray.search.optimiser import Surrogate, checked_kind, spread
 
 MAX_GRID = 1024  # finer rates cannot be told apart
 FIRST_REDUCED = 3
-CLIFF = 0.5  # of what saving all tokens is worth: a lower rate that loses more is below the cliff
+TIE = 1e-12  # of the objective: rounding, no difference
 
 
 @dataclass(frozen=True)
@@ -37,6 +38,14 @@ class GSearch(Search):
     the best observed point wins, the smaller rate on a tie. From the second searched layer on the upper end
     is known (a trial less), and a rate of 0 settles all deeper layers without a trial.
 
+    With the objective `keep-accuracy:POINTS` each layer takes the lowest rate at which E is at most so many
+    points below no reduction, by the lower bound that `tell` is given; no reduction is the first trial. All
+    of the loss may be spent at the first layer. A rate's objective is then `-r`, or what it lacks below -1.
+
+    With `stop_early` a trial has a `threshold`, and may be `stop`ped once its E is known to stay below: its
+    objective is then below the best observed at that time, so it could not have been chosen. The surrogate
+    knows less of such trials than of others, so the search may ask for other rates than without.
+
     Args:
         num_layers: decoder layers `L`, at least 3.
         vision_tokens: vision tokens of a sample (the median over the samples where it varies).
@@ -46,12 +55,17 @@ class GSearch(Search):
         weight: what a keeping rate of 1 costs, in units of E (the paper's lambda).
         seed: of the optimiser.
         round_size: trials that may be pending at a time.
+        surrogate: `shape` or `paper`, the stationary Gaussian process of the paper (`optimiser.Surrogate`).
+        samples: how many samples are behind E; None: not known. The `shape` surrogate uses it.
+        objective: `paper` or `keep-accuracy:POINTS`.
+        stop_early: whether trials have thresholds. Rounds of initial points then wait for each other.
 
     Raises:
         InputError: an argument out of its range.
     """
 
     name = "gsearch"
+    _line: Line | None
 
     def __init__(
         self,
@@ -63,6 +77,10 @@ class GSearch(Search):
         weight: float = 0.01,
         seed: int = 0,
         round_size: int = 1,
+        surrogate: str = "shape",
+        samples: int | None = None,
+        objective: str = PAPER,
+        stop_early: bool = False,
     ) -> None:
         settings = {
             "num_layers": checked_int("num_layers", num_layers, FIRST_REDUCED),
@@ -73,7 +91,13 @@ class GSearch(Search):
             "weight": checked_float("weight", weight, 0.0),
             "seed": checked_int("seed", seed, 0),
             "round_size": checked_int("round_size", round_size, 1),
+            "surrogate": checked_kind(surrogate, "shape", "paper"),
+            "samples": None if samples is None else checked_int("samples", samples, 1),
+            "objective": objective,
+            "stop_early": bool(stop_early),
         }
+        self._drop = allowed_drop(objective)
+        self.needs_bound = self._drop is not None
         super().__init__(settings, round_size)
         self._num_layers, self._stride, self._seed = num_layers, stride, seed
         self._initial, self._budget, self._weight = initial, initial + iterations, float(weight)
@@ -146,9 +170,45 @@ class GSearch(Search):
     def _trial(self, trial_id: int, point: int) -> Trial:
         return Trial(trial_id, self._schedule(point), layer=self._layer, rate=point / self._grid)
 
-    def _objective(self, trial: Trial, score: float) -> float:
+    def _objective(self, trial: Trial, score: float, bound: float | None) -> float:
         assert trial.rate is not None
-        return score - self._weight * trial.rate
+        if self._drop is None:
+            return score - self._weight * trial.rate
+        assert bound is not None
+        lacking = min(0.0, bound + self._drop)
+        return -1 + lacking if lacking < 0 else -trial.rate
+
+    def _outcome(self, trial: Trial, score: float, bound: float | None) -> float:
+        if self._drop is None:
+            return self._objective(trial, score, None)
+        assert bound is not None
+        return bound
+
+    def _bounded(self, trial: Trial, point: int, ceiling: float) -> None:
+        assert self._line is not None
+        # No lower bound of a difference is above the difference.
+        value = self._objective(trial, ceiling, None) if self._drop is None else ceiling - self._untouched()
+        self._line.ceilings[point] = value
+
+    def _untouched(self) -> float:
+        """E of no reduction, where accuracy is to be kept: the first trial's."""
+        score = self._entries[0].score
+        assert score is not None
+        return score
+
+    def _threshold(self, trial: Trial) -> float | None:
+        assert self._line is not None and trial.rate is not None
+        best = self._line.best()
+        if not self.settings["stop_early"] or best is None:
+            return None
+        if self._drop is None:
+            return self._line.values[best] + self._weight * trial.rate - TIE
+        return self._untouched() - self._drop - TIE
+
+    def fail(self, trial: Trial, reason: str) -> None:  # noqa: D102
+        super().fail(trial, reason)
+        if self.needs_bound and trial.id == 1:  # nothing to compare with
+            self._line = None
 
     def _open(self) -> None:
         """Begin the next layer with the tokens the last one left; the search ends where none are left."""
@@ -158,18 +218,34 @@ class GSearch(Search):
             if top == 0 or len(self._chosen) == len(self._searched):
                 self._line = None
                 return
-            score = self._entries[measured - 1].score
-            assert score is not None
-            known, budget = (top, score - self._weight * top / self._grid), budget - 1
+            entry = self._entries[measured - 1]
+            assert entry.score is not None
+            rate = top / self._grid
+            value = entry.bound if self._drop is not None else entry.score - self._weight * rate
+            assert value is not None
+            known, budget = (top, value), budget - 1
         self._line = Line(
             points=[tokens / top for tokens in range(top + 1)],
-            initial=spread(top + 1, self._initial),
+            initial=self._initial_groups(top),
             budget=budget,
             seeds=(self._seed, self._layer),
-            scale=self._weight or 0.01,
-            cliff=CLIFF * (self._weight or 0.01),
+            surrogate=Surrogate(
+                kind=self.settings["surrogate"],
+                slope=self._weight * top / self._grid if self._drop is None else 0.0,
+                samples=self.settings["samples"],
+            ),
             known=known,
+            needed=None if self._drop is None else -self._drop,
         )
+
+    def _initial_groups(self, top: int) -> list[list[int]]:
+        """All at once; from the upper end down where the first trials decide what becomes of the others."""
+        points = spread(top + 1, self._initial)
+        if not self.needs_bound and not self.settings["stop_early"]:
+            return [points]
+        points = points[::-1]
+        size = self.settings["round_size"] if self.settings["stop_early"] else len(points)
+        return [points[:1], *(points[start : start + size] for start in range(1, len(points), size))]
 
     def _close(self) -> None:
         assert self._line is not None

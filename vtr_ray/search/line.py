@@ -6,37 +6,42 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vtr_ray.search.optimiser import propose
+from vtr_ray.search.optimiser import Known, Surrogate, propose
 
 
 class Line:
-    """The points of one finite grid, searched for the largest value with a fixed number of trials.
+    """The points of one finite grid, searched for the best with a fixed number of trials.
 
-    First the initial points, then points proposed by the Gaussian process, `size` at a time; a grid with no
-    more points left than trials is enumerated. Points are indices into the grid; none is tried twice.
+    First the initial points, then points proposed by the surrogate, `size` at a time; a grid with no more
+    points left than trials is enumerated. Points are indices into the grid; none is tried twice.
+
+    Attributes:
+        values: outcomes by point.
+        ceilings: of trials that were stopped early, by point: the outcome is below this.
+        tried: all points asked for, those with an outcome for nothing included.
     """
 
     def __init__(
         self,
         points: Sequence[float],
-        initial: Sequence[int],
+        initial: Sequence[Sequence[int]],
         budget: int,
         seeds: Sequence[int],
-        scale: float,
-        cliff: float | None = None,
+        surrogate: Surrogate,
         known: tuple[int, float] | None = None,
+        needed: float | None = None,
     ) -> None:
-        """`points`: the grid in [0, 1], ascending; `budget`: trials; `known`: a free point, its value.
-
-        `scale`, `cliff`: of `propose`.
+        """`points`: the grid in [0, 1], ascending; `initial`: in groups, each asked once the one before is
+        told; `budget`: trials; `known`: a free point, its outcome; `needed`: of `propose`.
         """
         self.points = list(points)
-        self.initial = list(initial)
+        self.initial = [list(group) for group in initial]
         self.budget = budget
         self.seeds = list(seeds)
-        self.scale = scale
-        self.cliff = cliff
+        self.surrogate = surrogate
+        self.needed = needed
         self.values: dict[int, float] = dict([known] if known else [])
+        self.ceilings: dict[int, float] = {}
         self.tried: set[int] = set(self.values)
         self.free = len(self.values)
 
@@ -48,28 +53,31 @@ class Line:
     @property
     def exhausted(self) -> bool:
         """Whether nothing is left to try; outstanding trials may still have to be told."""
-        return len(self.tried) - self.free >= self.most_trials
+        if len(self.tried) - self.free >= self.most_trials:
+            return True
+        best = self.best() if self.needed is not None else None
+        return best is not None and all(index in self.tried for index in range(best))
 
     def next_points(self, size: int) -> list[int]:
         """What to try next, once everything before is told: a round of `size`, or all that need no model."""
         if self.exhausted:
             return []
-        unseen = [index for index in range(len(self.points)) if index not in self.tried]
         left = self.budget - (len(self.tried) - self.free)
-        if len(unseen) <= left:
-            chosen = unseen
-        elif len(self.tried) == self.free:
-            chosen = [index for index in self.initial if index not in self.tried][:left]
-        else:
+        groups = ([index for index in group if index not in self.tried] for group in self.initial)
+        chosen = next((group for group in groups if group), [])[:left]
+        if len(self.initial) == 1 and len(self.points) - len(self.tried) <= left:
+            chosen = [index for index in range(len(self.points)) if index not in self.tried]
+        elif not chosen:
             seed = int(np.random.SeedSequence([*self.seeds, len(self.tried)]).generate_state(1)[0])
-            failed = self.tried - set(self.values)
-            chosen = propose(self.points, self.values, failed, min(size, left), seed, self.scale, self.cliff)
+            failed = self.tried - self.values.keys() - self.ceilings.keys()
+            known = Known(self.values, failed, self.ceilings)
+            chosen = propose(self.points, known, self.surrogate, min(size, left), seed, self.needed)
         self.tried.update(chosen)
         return chosen
 
     def best(self) -> int | None:
-        """The best observed point, the lower one on a tie; None while nothing was observed."""
+        """The best observed point, the lower one on a tie; None while there is none."""
         if not self.values:
             return None
-        top = max(self.values.values())
-        return min(index for index, value in self.values.items() if value >= top - 1e-12)
+        needed = max(self.values.values()) - 1e-12 if self.needed is None else self.needed
+        return min((index for index, value in self.values.items() if value >= needed), default=None)

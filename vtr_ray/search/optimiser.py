@@ -1,11 +1,7 @@
 """Bayesian optimisation over a finite 1-D grid: which unseen points to try next. Pure functions.
 
-A Gaussian process (BoTorch `SingleTaskGP`, float64, inputs in [0, 1], standardised outcomes) and log expected
-improvement (Ament et al., NeurIPS 2023, arXiv 2310.20708) at every unseen point: no inner optimiser.
-
-A stationary process does not believe in cliffs: after one it expects as much roughness on the plateau. So
-where the caller says what a fall from a plateau is (`cliff`), the process models the plateau alone, and each
-point is weighed by the probability that it lies on it, the edge being anywhere between two tried points.
+A surrogate and log expected improvement (Ament et al., NeurIPS 2023, arXiv 2310.20708) at every unseen point:
+no inner optimiser.
 """
 
 from __future__ import annotations
@@ -14,12 +10,58 @@ import math
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any
+from dataclasses import dataclass, field
+from typing import Any, Literal
 
-# What is known of keeping-rate curves: they turn within a tenth to all of the range; E is deterministic.
-LENGTHSCALE_MEDIAN, LENGTHSCALE_SIGMA, LENGTHSCALE_MIN = 0.3, 0.7, 0.01
-NOISE = 1e-6  # variance, of standardised outcomes
-SAMPLES = 256  # of the process, where several points are proposed
+from vtr_ray.errors import InputError
+
+Kind = Literal["shape", "warped", "paper"]
+SAMPLES = 4096  # of the surrogate, over all its members, where one is needed
+
+
+@dataclass(frozen=True)
+class Surrogate:
+    """How outcomes are modelled.
+
+    kind: `shape`, a plateau, a cliff and roughness (`vtr_ray.search.shape`); `paper`, a stationary Gaussian
+        process; `warped`, the same of `-log(1 + gap to the best / scale)`: the order stays, and a bad region
+        does not drown the differences near the best.
+    slope: outcomes are `E - slope x`; `shape` models E.
+    samples: how many samples are behind E, which moves in steps of one; None: not known.
+    scale: of `warped`.
+    """
+
+    kind: Kind = "shape"
+    slope: float = 0.0
+    samples: int | None = None
+    scale: float = 0.01
+
+
+@dataclass(frozen=True)
+class Known:
+    """What the trials of a line say, by index into its grid.
+
+    values: finite outcomes, larger is better.
+    excluded: never proposed and without an outcome (failed, or pending elsewhere).
+    ceilings: of trials stopped early: an outcome is below this. No outcome either; never proposed.
+    """
+
+    values: Mapping[int, float]
+    excluded: Collection[int] = ()
+    ceilings: Mapping[int, float] = field(default_factory=dict)
+
+    @property
+    def tried(self) -> list[int]:
+        """All indices that are not to be proposed, ascending."""
+        return sorted({*self.values, *self.excluded, *self.ceilings})
+
+
+def checked_kind(value: object, *kinds: Kind) -> Kind:
+    """`value`, if it is one of `kinds`; InputError otherwise."""
+    for kind in kinds:
+        if value == kind:
+            return kind
+    raise InputError(f"surrogate is {value!r}; use {' or '.join(kinds)}.")
 
 
 def spread(size: int, count: int) -> list[int]:
@@ -31,107 +73,69 @@ def spread(size: int, count: int) -> list[int]:
 
 def propose(
     points: Sequence[float],
-    values: Mapping[int, float],
-    excluded: Collection[int] = (),
+    known: Known,
+    surrogate: Surrogate,
     count: int = 1,
     seed: int = 0,
-    scale: float = 0.01,
-    cliff: float | None = None,
+    needed: float | None = None,
 ) -> list[int]:
     """The `count` unseen points that promise most, the most promising first; fewer where fewer are left.
 
     The same arguments give the same points, whatever the global random state, which is left as it was.
-    Where no process can be fitted (constant outcomes, less than two of them) the points furthest from all
+    Where no surrogate serves (constant outcomes, less than two of them) the points furthest from all
     tried ones are taken.
 
     Args:
         points: the grid, ascending, in [0, 1].
-        values: finite outcome (larger is better) by index into `points`.
-        excluded: indices never proposed and without an outcome (failed or pending elsewhere).
+        known: what was tried.
+        surrogate: how outcomes are modelled.
         count: how many points; from the second on, those before are pending (`qLogExpectedImprovement`).
         seed: of the quasi-random samples behind several points.
-        scale: gap to the best outcome below which differences matter. The process models
-            `-log(1 + gap / scale)`: the order stays, and a cliff does not drown the plateau above it.
-        cliff: a point that lies below the best point, in place and by more than this in value, has fallen
-            off the plateau, and all lower points with it. None: there are no cliffs.
+        needed: None: the largest outcome is sought; else the lowest point whose outcome is at least this.
     """
-    tried = sorted({*values, *excluded})
-    unseen = sorted(set(range(len(points))) - set(tried))
+    unseen = sorted(set(range(len(points))) - set(known.tried))
+    if needed is not None:
+        reached = [index for index, value in known.values.items() if value >= needed]
+        lower = [index for index in unseen if not reached or index < min(reached)]
+        unseen = lower or unseen
     count = min(count, len(unseen))
     if count == len(unseen):
         return unseen
-    edge = _edge(values, cliff)
-    above = [index for index in unseen if index > edge]
-    if len(above) < count:  # the plateau is known to the last point
-        edge, above = -1, unseen
-    plateau = {index: value for index, value in values.items() if index > edge}
-    if max(plateau.values(), default=0.0) - min(plateau.values(), default=0.0) > 1e-12:
-        with _calm(seed):
-            chosen = _by_improvement(points, plateau, above, edge, count, seed, scale)
+    values = known.values.values()
+    if max(values, default=0.0) - min(values, default=0.0) > 1e-12:
+        with calm(seed):
+            chosen = _by_model(points, known, surrogate, unseen, count, seed, needed)
         if chosen is not None:
             return chosen
-    return _furthest(points, tried, above, count)
+    return _furthest(points, known.tried, unseen, count)
 
 
-def _edge(values: Mapping[int, float], cliff: float | None) -> int:
-    """The highest tried index that has fallen off the plateau; -1 where none has."""
-    if cliff is None or not values:
-        return -1
-    top = max(values.values())
-    best = min(index for index, value in values.items() if value == top)
-    return max((index for index, value in values.items() if index < best and top - value > cliff), default=-1)
-
-
-def _by_improvement(
+def _by_model(
     points: Sequence[float],
-    values: Mapping[int, float],
+    known: Known,
+    surrogate: Surrogate,
     unseen: list[int],
-    edge: int,
     count: int,
     seed: int,
-    scale: float,
+    needed: float | None,
 ) -> list[int] | None:
-    """The proposal of the Gaussian process on `values`; None where its numbers fail.
-
-    `edge`: the index that has fallen off the plateau, below all of `values` and `unseen`; -1: none.
-    """
+    """The proposal of the surrogate; None where its numbers fail."""
     import torch
-    from botorch.acquisition import GenericMCObjective, LogExpectedImprovement, qLogExpectedImprovement
-    from botorch.sampling import SobolQMCNormalSampler
     from linear_operator.utils.errors import NanError, NotPSDError
 
-    def column(indices: Sequence[int]) -> torch.Tensor:
-        return torch.tensor([[points[index]] for index in indices], dtype=torch.float64)
-
-    seen = sorted(values)
-    best = max(values.values())
-    y = torch.tensor([[-math.log1p((best - values[index]) / scale)] for index in seen], dtype=torch.float64)
-    low, high = (points[edge], points[seen[0]]) if edge >= 0 else (-2.0, -1.0)
-    # The plateau's edge, anywhere between `low` and `high`: one place for each sample of the process.
-    places = low + (high - low) * (torch.randperm(SAMPLES, dtype=torch.float64) + 0.5) / SAMPLES
-
-    def on_plateau(samples: torch.Tensor, X: torch.Tensor) -> torch.Tensor:
-        fallen = X[..., 0] < places.view(-1, *[1] * (X.dim() - 1))
-        return torch.where(fallen, y.min() - 10.0, samples[..., 0])
-
-    chosen: list[int] = []
-    left = list(unseen)
     try:
-        model = _fitted(column(seen), y)
+        model, best = _model(points, known, surrogate)
+        chosen: list[int] = []
+        left = list(unseen)
+        reached = [i for i, value in known.values.items() if needed is not None and value >= needed]
+        ceiling = points[min(reached)] if reached else 1.0
         while len(chosen) < count:
-            candidates = column(left)
+            candidates, pending = _column(points, left), _column(points, chosen)
             with torch.no_grad():
-                if not chosen:
-                    gains = LogExpectedImprovement(model, best_f=y.max())(candidates[:, None])
-                    gains += torch.log(((candidates[:, 0] - low) / (high - low)).clamp(max=1))
+                if needed is None:
+                    gains = _improvement(model, best, candidates, pending, seed)
                 else:
-                    gains = qLogExpectedImprovement(
-                        model,
-                        best_f=y.max(),
-                        sampler=SobolQMCNormalSampler(torch.Size([SAMPLES]), seed=seed),
-                        objective=GenericMCObjective(on_plateau),
-                        X_pending=column(chosen),
-                    )(candidates[:, None])
+                    gains = _saving(model, needed, ceiling, candidates, pending, seed)
             if not bool(torch.isfinite(gains).all()):
                 return None
             chosen.append(left.pop(int(gains.argmax())))
@@ -140,39 +144,73 @@ def _by_improvement(
     return chosen
 
 
-def _fitted(x: Any, y: Any) -> Any:
-    """`SingleTaskGP` on `x` [n, 1] in [0, 1], `y` [n, 1]; at the prior's median where the fit fails."""
+def _column(points: Sequence[float], indices: Sequence[int]) -> Any:
     import torch
-    from botorch.exceptions import ModelFittingError
-    from botorch.fit import fit_gpytorch_mll
-    from botorch.models import SingleTaskGP
-    from botorch.models.transforms import Standardize
-    from gpytorch.constraints import GreaterThan
-    from gpytorch.kernels import MaternKernel
-    from gpytorch.mlls import ExactMarginalLogLikelihood
-    from gpytorch.priors import LogNormalPrior
-    from linear_operator.utils.errors import NanError, NotPSDError
 
-    def fresh() -> Any:
-        kernel = MaternKernel(
-            nu=2.5,
-            lengthscale_prior=LogNormalPrior(math.log(LENGTHSCALE_MEDIAN), LENGTHSCALE_SIGMA),
-            lengthscale_constraint=GreaterThan(LENGTHSCALE_MIN, initial_value=LENGTHSCALE_MEDIAN),
-        )
-        return SingleTaskGP(
-            x,
-            y,
-            train_Yvar=torch.full_like(y, NOISE * float(y.var())),
-            covar_module=kernel,
-            outcome_transform=Standardize(m=1),
-        )
+    return torch.tensor([points[index] for index in indices], dtype=torch.float64).reshape(-1, 1)
 
-    model = fresh()
-    try:
-        fit_gpytorch_mll(ExactMarginalLogLikelihood(model.likelihood, model))
-    except (ModelFittingError, NanError, NotPSDError, torch.linalg.LinAlgError):  # type: ignore[attr-defined]
-        model = fresh().eval()
-    return model
+
+def _model(points: Sequence[float], known: Known, surrogate: Surrogate) -> tuple[Any, float]:
+    """A BoTorch model of the outcomes (of the warped ones), and the best of them."""
+    import torch
+
+    seen = sorted(known.values)
+    x = _column(points, seen)
+    y = torch.tensor([[known.values[index]] for index in seen], dtype=torch.float64)
+    if surrogate.kind == "shape":
+        from vtr_ray.search.shape import ShapeModel
+
+        below = sorted(known.ceilings)
+        model = ShapeModel(
+            x[:, 0],
+            y[:, 0],
+            surrogate.slope,
+            1 / surrogate.samples if surrogate.samples else 0.0,
+            _column(points, below)[:, 0],
+            torch.tensor([known.ceilings[index] for index in below], dtype=torch.float64),
+        )
+        return model, float(y.max())
+    from vtr_ray.search.process import fitted
+
+    if surrogate.kind == "warped":
+        y = -torch.log1p((y.max() - y) / surrogate.scale)
+    return fitted(x, y), float(y.max())
+
+
+def _improvement(model: Any, best: float, candidates: Any, pending: Any, seed: int) -> Any:
+    """Log expected improvement of each of `candidates` [n, 1] beside `pending` [p, 1]: [n]."""
+    from botorch.acquisition import LogExpectedImprovement, qLogExpectedImprovement
+
+    if not len(pending):
+        return LogExpectedImprovement(model, best_f=best)(candidates[:, None])
+    gains = qLogExpectedImprovement(model, best_f=best, sampler=_sampler(model, seed), X_pending=pending)
+    return gains(candidates[:, None])
+
+
+def _saving(model: Any, needed: float, ceiling: float, candidates: Any, pending: Any, seed: int) -> Any:
+    """Expected fall below `ceiling` of the lowest point whose outcome is at least `needed`: [n]."""
+    from botorch.acquisition import GenericMCObjective, qExpectedImprovement
+
+    def saved(samples: Any, X: Any) -> Any:
+        fall = (ceiling - X[..., 0]).unsqueeze(-2) if samples.dim() - 1 > X.dim() else ceiling - X[..., 0]
+        return fall * (samples[..., 0] >= needed)
+
+    gains = qExpectedImprovement(
+        model,
+        best_f=0.0,
+        sampler=_sampler(model, seed),
+        objective=GenericMCObjective(saved),
+        X_pending=pending if len(pending) else None,
+    )
+    return gains(candidates[:, None])
+
+
+def _sampler(model: Any, seed: int) -> Any:
+    import torch
+    from botorch.sampling import SobolQMCNormalSampler
+
+    members = model.batch_shape.numel()
+    return SobolQMCNormalSampler(torch.Size([SAMPLES // members]), seed=seed)
 
 
 def _furthest(points: Sequence[float], tried: list[int], unseen: list[int], count: int) -> list[int]:
@@ -189,7 +227,7 @@ def _furthest(points: Sequence[float], tried: list[int], unseen: list[int], coun
 
 
 @contextmanager
-def _calm(seed: int) -> Iterator[None]:
+def calm(seed: int) -> Iterator[None]:
     """One torch thread, a seeded CPU generator and no warnings inside; all as before outside.
 
     One thread: on ten to forty points a second one costs more than it gives. The fit draws random numbers

@@ -5,18 +5,23 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable
 
-_PAUSE = 15.0  # seconds until the next try after a failure
-
 
 class Mirroring:
     """Calls `work(final)` in a background thread after each `notify`, the last time with `final=True`.
 
     start: called once, at the beginning. Neither may raise to any effect: a failure is kept as `problem`, and
-    the next call tries again, at the earliest after a pause. Notifications meanwhile become one.
+    the next call tries again, at the earliest after `pause` seconds. Notifications meanwhile become one.
     """
 
-    def __init__(self, start: Callable[[], object], work: Callable[[bool], object], name: str) -> None:
+    def __init__(
+        self,
+        start: Callable[[], object],
+        work: Callable[[bool], object],
+        name: str,
+        pause: float = 15.0,
+    ) -> None:
         self.problem: str | None = None
+        self._pause = pause
         self._start, self._work = start, work
         self._changed, self._closing = threading.Event(), threading.Event()
         # A daemon: a server that never answers must not keep the program from ending.
@@ -46,7 +51,7 @@ class Mirroring:
             if final:
                 return
             if self.problem is not None:
-                self._closing.wait(_PAUSE)
+                self._closing.wait(self._pause)
 
     def _try(self, call: Callable[..., object], *arguments: object) -> None:
         try:

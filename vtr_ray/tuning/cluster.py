@@ -7,18 +7,21 @@ import os
 import secrets
 import signal
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
+from typing import Any
 
 import ray
 from ray._private import ray_constants
 from ray._private import worker as ray_worker
 from ray._raylet import Config  # type: ignore[attr-defined]
-from ray.exceptions import RayError
+from ray.exceptions import RayError, RayTaskError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from vtr_ray.errors import InputError
+from vtr_ray.evaluation.crew import mistake
 
 _STORE = 256 * 2**20  # bytes; only schedules and outcomes travel
 
@@ -72,6 +75,25 @@ def fair_share(actors: int) -> tuple[float, float]:
     cpus, gpus = total.get("CPU", 0.0), total.get("GPU", 0.0)
     per_gpu = -(-actors // int(gpus)) if gpus else 0
     return max(1.0, cpus // actors), (1.0 / per_gpu if per_gpu else 0.0)
+
+
+def on_every_node(call: Callable[[], Any], gpus: bool = False) -> dict[str, Any]:
+    """`call()` once on every living node (`gpus`: that has any), at the same time; results by node id.
+
+    Takes no CPU, so that it runs beside whatever holds the nodes. Raises InputError where `call` does.
+    """
+    task = ray.remote(num_cpus=0, max_retries=2)(call)
+    refs = {
+        node["NodeID"]: task.options(
+            scheduling_strategy=NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        ).remote()
+        for node in ray.nodes()
+        if node["Alive"] and (not gpus or node["Resources"].get("GPU"))
+    }
+    try:
+        return dict(zip(refs, ray.get(list(refs.values())), strict=True))
+    except RayTaskError as error:
+        raise mistake(error) from None
 
 
 @contextmanager

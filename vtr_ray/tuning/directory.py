@@ -4,6 +4,8 @@
 RUN/search.json      settings, versions and fresh state of the search; written once, at the start
 RUN/ledger.jsonl     one line per finished trial, appended and synced before anybody else hears of it
 RUN/schedule.json    the found schedule
+RUN/front.json       of a Pareto search: the front
+RUN/baseline.json    of a search that keeps accuracy: each sample's score without reduction
 RUN/results.json     final metrics and the files that belong to the run, for MLflow
 ```
 """
@@ -25,6 +27,8 @@ from vtr_ray.errors import InputError
 from vtr_ray.schedule import Schedule
 
 SEARCH, LEDGER, SCHEDULE, RESULTS = "search.json", "ledger.jsonl", "schedule.json", "results.json"
+FRONT = "front.json"
+BASELINE = "baseline.json"
 _LIBRARIES = ("vtr-ray", "torch", "transformers", "botorch", "gpytorch", "ray", "mlflow", "lmms-eval")
 
 
@@ -48,6 +52,8 @@ class Entry:
     score: E; None where the trial failed, then `error` says why.
     seconds: evaluation time. time: when it finished, seconds since 1970.
     fields: further numbers that the search reports of the trial.
+    stopped: the trial was stopped early; it has no score, and E is at most `bound`.
+    bound: else, of a search that keeps accuracy, what `E - E(no reduction)` is at least.
     """
 
     trial: int
@@ -60,6 +66,8 @@ class Entry:
     time: float = 0.0
     error: str | None = None
     fields: Mapping[str, float] = field(default_factory=dict)
+    stopped: bool = False
+    bound: float | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON; `from_dict` is the inverse."""
@@ -197,6 +205,19 @@ class RunDirectory:
         """Write the found schedule; gives its path."""
         schedule.save(self.path / SCHEDULE)
         return self.path / SCHEDULE
+
+    def save_baseline(self, scores: Mapping[str, float]) -> None:
+        """Keep each sample's score without reduction, by sample id."""
+        write_json(self.path / BASELINE, dict(scores))
+
+    def read_baseline(self) -> dict[str, float]:
+        """What `save_baseline` kept. Raises InputError where it is gone."""
+        try:
+            return dict(json.loads((self.path / BASELINE).read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError) as error:
+            raise InputError(
+                f"{self.path / BASELINE} cannot be read ({error}); restore it or start another search"
+            ) from None
 
     def close(self) -> None:
         """Let go of the directory. Safe to call twice."""

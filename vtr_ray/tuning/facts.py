@@ -28,11 +28,19 @@ def parameters(content: Mapping[str, Any]) -> dict[str, str]:
 
 
 def trial_facts(entries: Iterable[Entry]) -> list[Fact]:
-    """Rate, E and objective of each trial, the step being its id; `failed` instead of E where it failed."""
+    """Rate, E and objective of each trial, the step being its id.
+
+    `failed` instead of E where it failed; `stopped` and `E_at_most` where it was stopped early.
+    """
     facts = []
     for entry in entries:
         values = {"rate": entry.rate, "objective": entry.objective, **entry.fields}
-        values |= {"seconds": entry.seconds, "E": entry.score} if entry.error is None else {"failed": 1.0}
+        if entry.error is not None:
+            values["failed"] = 1.0
+        elif entry.stopped:
+            values |= {"seconds": entry.seconds, "stopped": 1.0, "E_at_most": entry.bound}
+        else:
+            values |= {"seconds": entry.seconds, "E": entry.score, "difference_at_least": entry.bound}
         facts += [
             Fact(name, value, entry.time, entry.trial) for name, value in values.items() if value is not None
         ]

@@ -16,7 +16,7 @@ class Progress:
     """One finished trial and where the search stands.
 
     entry: trial id, layer, rate, E (`score`), objective, seconds; `error` where it failed.
-    best: the best trial so far of the same layer (highest objective; the smaller rate on a tie).
+    best: the best trial so far of the same layer (highest objective; the smaller rate, or k, on a tie).
     done, total: finished trials, and how many there will be at most.
     elapsed: seconds since this process began to search. remaining: estimated seconds, at most; None: unknown.
     replayed: read from the ledger of a resumed run, not evaluated now.
@@ -69,4 +69,5 @@ class Clock:
 
 def _rank(entry: Entry) -> tuple[float, float]:
     value = entry.objective if entry.objective is not None else entry.score
-    return (value if value is not None else float("-inf"), -(entry.rate or 0.0))
+    tie = entry.rate if entry.rate is not None else entry.fields.get("k", 0.0)
+    return (value if value is not None else float("-inf"), -tie)

@@ -5,17 +5,18 @@ from __future__ import annotations
 import time
 from collections import deque
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from vtr_ray.errors import InputError
+from vtr_ray.errors import InputError, Stopped
 from vtr_ray.evaluation.pool import PoolClient
+from vtr_ray.evaluation.statistics import lower_bound
 from vtr_ray.schedule import Schedule
 from vtr_ray.tuning.cluster import interruptible
 from vtr_ray.tuning.directory import Entry, RunDirectory, Settings
 from vtr_ray.tuning.progress import Clock, Progress
-from vtr_ray.tuning.trials import Trial, run_trials
+from vtr_ray.tuning.trials import Measured, Terms, Trial, run_trials
 
 _TRIES = 2  # of one trial whose evaluation raises
 _FAILURES = 3  # trials in a row, after which the fault is not the trials'
@@ -33,7 +34,11 @@ class Search(Protocol):
     @property
     def total_trials(self) -> int: ...  # noqa: D102
     def ask(self) -> Any: ...  # noqa: D102
-    def tell(self, trial: Any, score: float) -> None: ...  # noqa: D102
+    @property
+    def needs_bound(self) -> bool: ...  # noqa: D102
+    def tell(self, trial: Any, score: float, bound: float | None = None) -> None: ...  # noqa: D102
+    def threshold(self, trial: Any) -> float | None: ...  # noqa: D102
+    def stop(self, trial: Any, ceiling: float) -> None: ...  # noqa: D102
     def fail(self, trial: Any, reason: str) -> None: ...  # noqa: D102
     def describe(self, trial: Any) -> Mapping[str, Any]: ...  # noqa: D102
     def state_dict(self) -> dict[str, Any]: ...  # noqa: D102
@@ -70,6 +75,7 @@ def run_search(
     on_trial: Callable[[Progress], None] | None = None,
     tracker: Listener | None = None,
     cost: Callable[[Schedule], Mapping[str, float]] | None = None,
+    save: bool = True,
 ) -> Found:
     """Run a fresh `search` to its end through Ray Tune; every finished trial is on disk at once.
 
@@ -80,8 +86,9 @@ def run_search(
     on_trial: called in this process after each finished trial, also for those read from the ledger.
     tracker: notified after each change of the run directory.
     cost: numbers that stand beside each trial's schedule, in the ledger and in MLflow.
+    save: whether the search's best becomes `schedule.json`; else the caller picks and saves one.
 
-    Raises InputError: see `RunDirectory`; a mistake that the evaluators report. RuntimeError: three trials in
+    Raises InputError: see `RunDirectory`; a mistake that the evaluators report. Stopped: three trials in
     a row failed. Interrupted on SIGINT or SIGTERM. The directory can be resumed after all of these.
     """
     with RunDirectory(run_dir, settings, search.state_dict(), resume=resume) as run:
@@ -91,7 +98,8 @@ def run_search(
             with interruptible():
                 run_trials(session, pool)
         session.end()
-        run.save_schedule(search.best)
+        if save:
+            run.save_schedule(search.best)
         if tracker is not None:
             tracker.notify()
         return Found(
@@ -121,6 +129,7 @@ class _Session:
         self._tries: dict[int, int] = {}
         self._failed: list[Entry] = []  # in a row; on disk only once a later trial succeeds
         self._error: Exception | None = None
+        self._baseline: dict[str, float] | None = None  # each sample's score without reduction
         if tracker is not None:
             tracker.notify()
 
@@ -146,10 +155,12 @@ class _Session:
                 f"trial {trial.id} of {self._run.path}'s ledger has another schedule than the search now "
                 "asks for (other library versions?); start it again in another directory"
             )
-        if entry.score is None:
+        if entry.stopped and entry.bound is not None:
+            self._search.stop(trial, entry.bound)
+        elif entry.score is None:
             self._search.fail(trial, entry.error or "")
         else:
-            self._search.tell(trial, entry.score)
+            self._search.tell(trial, entry.score, entry.bound)
         self._announce(entry, replayed=True)
 
     def next(self) -> Trial | None:
@@ -170,13 +181,17 @@ class _Session:
         """Whether there will be no more trials."""
         return self._error is not None or (not self._waiting and self._search.finished)
 
-    def done(self, trial: Trial, score: float | None, seconds: float, error: Exception | None) -> None:
+    def terms(self, trial: Trial) -> Terms:
+        """How to evaluate a trial."""
+        return Terms(self._search.threshold(trial), self._search.needs_bound)
+
+    def done(self, trial: Trial, result: Measured | None, seconds: float, error: Exception | None) -> None:
         """Take a result. What goes wrong here is kept: Tune would count it as the trial's failure."""
         try:
-            if score is None:
+            if result is None:
                 self._failure(trial, seconds, error or RuntimeError("no score"))
             else:
-                self._success(trial, score, seconds)
+                self._success(trial, result, seconds)
         except Exception as caught:
             self._error = self._error or caught
 
@@ -186,12 +201,19 @@ class _Session:
             raise self._error
         self._write_failed()
         if not self._search.finished:
-            raise RuntimeError("Ray Tune ended before the search did; --resume goes on")
+            raise Stopped("Ray Tune ended before the search did; --resume goes on")
 
-    def _success(self, trial: Trial, score: float, seconds: float) -> None:
-        self._search.tell(trial, score)
+    def _success(self, trial: Trial, result: Measured, seconds: float) -> None:
+        if result.ceiling is not None:
+            self._search.stop(trial, result.ceiling)
+        else:
+            assert result.score is not None
+            self._search.tell(trial, result.score, self._bound(trial, result))
         self._write_failed()
-        entry = self._entry(trial, score, seconds, None)
+        entry = self._entry(trial, result.score, seconds, None)
+        if result.ceiling is not None:
+            fields = {**entry.fields, "evaluated": result.share}
+            entry = replace(entry, stopped=True, bound=result.ceiling, fields=fields)
         self._run.append(entry)
         self._announce(entry)
 
@@ -205,9 +227,24 @@ class _Session:
         entry = self._entry(trial, None, seconds, str(error))
         self._failed.append(entry)
         if len(self._failed) >= _FAILURES:
-            raise RuntimeError(f"{_FAILURES} trials in a row failed, the last with: {error}") from error
+            raise Stopped(
+                f"{_FAILURES} trials in a row failed, the last with: {error}; mend it, then --resume"
+            ) from error
         self._search.fail(trial, str(error))
         self._announce(entry)
+
+    def _bound(self, trial: Trial, result: Measured) -> float | None:
+        """What `E - E(no reduction)` is at least, where the search asks for it; at no reduction it is 0."""
+        if not self._search.needs_bound:
+            return None
+        assert result.scores is not None
+        if not trial.schedule.reduces:
+            self._baseline = result.scores
+            self._run.save_baseline(result.scores)
+            return 0.0
+        if self._baseline is None:
+            self._baseline = self._run.read_baseline()
+        return lower_bound(result.scores, self._baseline)
 
     def _write_failed(self) -> None:
         for entry in self._failed:
@@ -217,7 +254,7 @@ class _Session:
     def _entry(self, trial: Trial, score: float | None, seconds: float, error: str | None) -> Entry:
         said = dict(self._search.describe(trial))
         layer, rate, objective = (said.pop(name, None) for name in ("layer", "rate", "objective"))
-        numbers = {"k": float(said["k"])} if said.get("k") is not None else {}
+        numbers = {name: float(said[name]) for name in ("budget", "k", "alpha") if said.get(name) is not None}
         return Entry(
             trial=trial.id,
             layer=layer,
@@ -228,6 +265,7 @@ class _Session:
             objective=objective,
             time=time.time(),
             error=error,
+            bound=said.get("bound"),
             fields=numbers | dict(self._cost(trial.schedule) if self._cost else {}),
         )
 

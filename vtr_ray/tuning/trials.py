@@ -7,6 +7,7 @@ import os
 import shutil
 import tempfile
 import time
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import ray
@@ -22,8 +23,9 @@ os.environ.setdefault("RAY_AIR_NEW_OUTPUT", "0")  # else verbose=0 still prints 
 from ray import tune
 from ray.tune.search import Searcher
 
-from vtr_ray.errors import InputError
-from vtr_ray.evaluation.outcome import effectiveness
+from vtr_ray.errors import InputError, Stopped
+from vtr_ray.evaluation.early import EarlyStop
+from vtr_ray.evaluation.outcome import Outcome, effectiveness
 from vtr_ray.evaluation.pool import PoolClient
 from vtr_ray.schedule import Schedule
 
@@ -39,6 +41,31 @@ class Trial(Protocol):
     def schedule(self) -> Schedule: ...  # noqa: D102
 
 
+@dataclass(frozen=True)
+class Terms:
+    """How a trial is to be evaluated.
+
+    threshold: E below which it may be stopped; None: to the end. paired: each sample's score is wanted.
+    """
+
+    threshold: float | None = None
+    paired: bool = False
+
+
+@dataclass(frozen=True)
+class Measured:
+    """What an evaluation gave.
+
+    score: E; None where it was stopped. scores: of each sample, by id, where they were wanted.
+    ceiling: of a stopped one: E is at most this. share: of all samples, how many were evaluated.
+    """
+
+    score: float | None
+    scores: dict[str, float] | None = None
+    ceiling: float | None = None
+    share: float = 1.0
+
+
 class Source(Protocol):
     """Where trials come from and results go. Called in the driver, by one thread."""
 
@@ -49,8 +76,11 @@ class Source(Protocol):
     def exhausted(self) -> bool:
         """Whether there will be no more trials."""
 
-    def done(self, trial: Trial, score: float | None, seconds: float, error: Exception | None) -> None:
-        """Take a result: E, or why there is none."""
+    def terms(self, trial: Trial) -> Terms:
+        """How to evaluate the trial that `next` gave."""
+
+    def done(self, trial: Trial, result: Measured | None, seconds: float, error: Exception | None) -> None:
+        """Take a result, or why there is none."""
 
 
 class AskTell(Searcher):  # type: ignore[misc]
@@ -67,7 +97,13 @@ class AskTell(Searcher):  # type: ignore[misc]
         if trial is None:
             return Searcher.FINISHED if self._source.exhausted else None
         self._running[trial_id] = trial
-        return {"trial": trial.id, "schedule": json.dumps(trial.schedule.to_dict())}
+        terms = self._source.terms(trial)
+        return {
+            "trial": trial.id,
+            "schedule": json.dumps(trial.schedule.to_dict()),
+            "threshold": terms.threshold,
+            "paired": terms.paired,
+        }
 
     def on_trial_complete(
         self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False
@@ -80,7 +116,9 @@ class AskTell(Searcher):  # type: ignore[misc]
             kind = InputError if result["input_error"] else RuntimeError
             self._source.done(trial, None, result["seconds"], kind(result["error"]))
         else:
-            self._source.done(trial, result["E"], result["seconds"], None)
+            scores = json.loads(result["scores"]) if result["scores"] else None
+            measured = Measured(result["E"], scores, result["ceiling"], result["share"])
+            self._source.done(trial, measured, result["seconds"], None)
 
     def __getstate__(self) -> dict[str, Any]:
         return {}  # Tune pickles its searcher for a restore that is never asked for
@@ -108,17 +146,40 @@ class EvaluateSchedule(tune.Trainable):  # type: ignore[misc]
     def step(self) -> dict[str, Any]:
         """Evaluate. An error is a result, so that the process lives on."""
         started = time.perf_counter()
-        score, error, input_error = None, None, False
+        found, error, input_error = Measured(None), None, False
         try:
             schedule = Schedule.from_dict(json.loads(self._config["schedule"]))
-            score = effectiveness(self._pool.evaluate(schedule))
+            found = measure(self._pool, schedule, Terms(self._config["threshold"], self._config["paired"]))
         except Exception as caught:
             error, input_error = one_line(caught), isinstance(caught, InputError)
-        seconds = time.perf_counter() - started
-        return {"E": score, "error": error, "input_error": input_error, "seconds": seconds, "done": True}
+        return {
+            "E": found.score,
+            "scores": json.dumps(found.scores) if found.scores else None,  # a string: Tune flattens dicts
+            "ceiling": found.ceiling,
+            "share": found.share,
+            "error": error,
+            "input_error": input_error,
+            "seconds": time.perf_counter() - started,
+            "done": True,
+        }
 
     def save_checkpoint(self, checkpoint_dir: str) -> None:
         """Nothing to keep between trials."""
+
+
+def measure(pool: Any, schedule: Schedule, terms: Terms) -> Measured:
+    """Evaluate a schedule with a pool, or as much of it as `terms` ask for."""
+    if terms.threshold is None:
+        outcomes: list[Outcome] = pool.evaluate(schedule)
+    else:
+        early, total = EarlyStop(terms.threshold), pool.num_samples
+        outcomes = pool.evaluate(schedule, enough=early)
+        if len(outcomes) == total:  # nobody asked after the last batch
+            early(outcomes, 0)
+        if early.ceiling is not None:
+            return Measured(None, None, early.ceiling, len(outcomes) / total)
+    scores = {outcome.sample_id: outcome.score for outcome in outcomes} if terms.paired else None
+    return Measured(effectiveness(outcomes), scores)
 
 
 def run_trials(source: Source, pool: PoolClient) -> None:
@@ -155,7 +216,7 @@ def one_line(error: BaseException) -> str:
     cause = getattr(error, "cause", None) or error
     lines = [line.strip() for line in str(cause).strip().splitlines() if line.strip()]
     text = lines[-1] if lines else ""
-    return text if isinstance(cause, InputError) else f"{type(cause).__name__}: {text}"
+    return text if isinstance(cause, InputError | Stopped) else f"{type(cause).__name__}: {text}"
 
 
 def _name(trial: Any) -> str:

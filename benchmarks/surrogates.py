@@ -1,0 +1,267 @@
+"""How much of the objective a layer's search loses, by surrogate and against what a user could do instead.
+
+    python benchmarks/surrogates.py                     # seeds 0-19, the reported ones: JSON and markdown
+    python benchmarks/surrogates.py --first-seed 1000   # seeds to tune on: prints only
+    python benchmarks/surrogates.py --only fickle       # some of the rows: prints only
+
+Each row is a set of curves E(r), each over the whole grid of one layer: of synthetic worlds
+(`vtr_ray.search.synthetic`; layers 3, 6, 9, 12, the layers before at their best rates), and of the embedded
+model (`curves.json`, by record_curves.py; a seed is a random half of the samples: E moves in steps of 1/255).
+Every method gets the same number of trials on the same curve; what it loses is the best `E - lambda r` on the
+grid minus the best that it saw, in 1e-4 of E. Intervals: 95 %, BCa bootstrap over seeds
+(scipy.stats.bootstrap), of paired differences where two methods are compared.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import time
+import warnings
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from scipy import stats
+
+from vtr_ray.search import GSearch
+from vtr_ray.search.optimiser import spread
+from vtr_ray.search.synthetic import KINDS, Kind, draw
+from vtr_ray.tuning.directory import write_json
+
+FOLDER = Path(__file__).parent
+LAYERS = (3, 6, 9, 12)
+
+
+@dataclass(frozen=True)
+class Curve:
+    """E at 0..top tokens; weight: what all of this line's tokens cost; samples: behind E, None: endless."""
+
+    effectiveness: np.ndarray
+    weight: float
+    samples: int | None
+
+    @property
+    def top(self) -> int:
+        """Tokens of the upper end."""
+        return len(self.effectiveness) - 1
+
+    @property
+    def objective(self) -> np.ndarray:
+        """`E - lambda r` at 0..top tokens."""
+        return self.effectiveness - self.weight * np.arange(self.top + 1) / self.top
+
+
+@dataclass(frozen=True)
+class Row:
+    """Curves of each seed, and the trials that a search of one curve may take."""
+
+    name: str
+    initial: int
+    iterations: int
+    curves: Callable[[int], list[Curve]]
+
+
+def synthetic(kind: Kind, tokens: int, weight: float) -> Callable[[int], list[Curve]]:
+    def curves(seed: int) -> list[Curve]:
+        world = draw(kind, seed, 12, tokens)
+        rates, top, found = [1.0] * 12, tokens, []
+        for layer in LAYERS:
+            held = 12 - layer + 1
+            values = [world([*rates[: layer - 1], *[n / tokens] * held]) for n in range(top + 1)]
+            curve = Curve(np.array(values), weight * top / tokens, None if kind == "smooth" else 240)
+            found.append(curve)
+            top = int(curve.objective.argmax())
+            rates[layer - 1 :] = [top / tokens] * held
+            if top < 20:  # every method tries all of it
+                break
+        return found
+
+    return curves
+
+
+def recorded(layer: int, weight: float) -> Callable[[int], list[Curve]]:
+    content = json.loads((FOLDER / "curves.json").read_text(encoding="utf-8"))
+    line = next(one for one in content["layers"] if one["layer"] == layer)
+    scores = np.array([[content["scores"][letter] for letter in point] for point in line["outcomes"]])
+
+    def curves(seed: int) -> list[Curve]:
+        half = np.random.default_rng([seed, layer]).permutation(scores.shape[1])[: scores.shape[1] // 2]
+        top = len(scores) - 1
+        return [Curve(scores[:, half].mean(axis=1), weight * top / content["vision_tokens"], len(half))]
+
+    return curves
+
+
+def rows() -> Iterator[Row]:
+    for tokens, weight, initial, iterations in ((144, 0.01, 10, 5), (576, 0.1, 5, 7)):
+        for kind in KINDS:
+            name = f"{kind}, {tokens} tokens, lambda {weight:g}, {initial} + {iterations}"
+            yield Row(name, initial, iterations, synthetic(kind, tokens, weight))
+    if (FOLDER / "curves.json").is_file():
+        for layer in (3, 6, 9):
+            for initial, iterations in ((10, 5), (5, 7)):
+                name = f"recorded, layer {layer}, lambda 0.01, {initial} + {iterations}"
+                yield Row(name, initial, iterations, recorded(layer, 0.01))
+
+
+Method = Callable[[Curve, Row, int], set[int]]
+
+
+def searched(surrogate: str) -> Method:
+    def tried(curve: Curve, row: Row, seed: int) -> set[int]:
+        search = GSearch(
+            3,
+            curve.top,
+            initial=row.initial,
+            iterations=row.iterations,
+            weight=curve.weight,
+            seed=seed,
+            surrogate=surrogate,
+            samples=curve.samples,
+        )
+        points = set()
+        while (trial := search.ask()) is not None:
+            assert trial.rate is not None
+            points.add(round(trial.rate * curve.top))
+            search.tell(trial, float(curve.effectiveness[round(trial.rate * curve.top)]))
+        return points
+
+    return tried
+
+
+def evenly(curve: Curve, row: Row, seed: int) -> set[int]:
+    return set(spread(curve.top + 1, row.initial + row.iterations))
+
+
+def randomly(curve: Curve, row: Row, seed: int) -> set[int]:
+    rest = np.random.default_rng([seed, curve.top]).permutation(curve.top)
+    return {curve.top, *rest[: row.initial + row.iterations - 1].tolist()}
+
+
+def optuna_gp(curve: Curve, row: Row, seed: int) -> set[int]:
+    import optuna
+
+    optuna.logging.set_verbosity(optuna.logging.ERROR)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        sampler = optuna.samplers.GPSampler(
+            seed=seed, n_startup_trials=row.initial, deterministic_objective=True
+        )
+        study = optuna.create_study(direction="maximize", sampler=sampler)
+        for tokens in spread(curve.top + 1, row.initial):
+            study.enqueue_trial({"tokens": tokens})
+        study.optimize(
+            lambda trial: float(curve.objective[trial.suggest_int("tokens", 0, curve.top)]),
+            n_trials=row.initial + row.iterations,
+        )
+    return {trial.params["tokens"] for trial in study.trials}
+
+
+METHODS: dict[str, Method] = {
+    "shape": searched("shape"),
+    "paper's EI": searched("paper"),
+    "evenly spaced": evenly,
+    "random": randomly,
+    "Optuna GP": optuna_gp,
+}
+
+
+def lost(curve: Curve, tried: set[int]) -> float:
+    """In 1e-4 of E."""
+    values = curve.objective
+    return 1e4 * float(values.max() - values[sorted(tried)].max())
+
+
+def interval(values: np.ndarray) -> tuple[float, float]:
+    """95 % interval of the mean; the point itself where all values are equal."""
+    if np.ptp(values) == 0:
+        return float(values[0]), float(values[0])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        found = stats.bootstrap((values,), np.mean, rng=np.random.default_rng(0)).confidence_interval
+        if not np.isfinite([found.low, found.high]).all():  # BCa needs more different values
+            found = stats.bootstrap(
+                (values,), np.mean, rng=np.random.default_rng(0), method="percentile"
+            ).confidence_interval
+    return float(found.low), float(found.high)
+
+
+def measure(row: Row, seeds: range, methods: dict[str, Method]) -> dict[str, Any]:
+    """Losses by method and seed (mean over the seed's curves), and how ours compares with the others."""
+    curves = {seed: row.curves(seed) for seed in seeds}
+    losses, seconds = {}, {}
+    for name, method in methods.items():
+        began = time.process_time()
+        losses[name] = np.array(
+            [np.mean([lost(c, method(c, row, seed)) for c in curves[seed]]) for seed in seeds]
+        )
+        seconds[name] = (time.process_time() - began) / sum(map(len, curves.values()))
+    ours = losses["shape"]
+    result: dict[str, Any] = {"row": row.name, "methods": {}}
+    for name, values in losses.items():
+        entry = {"mean": float(values.mean()), "interval": interval(values), "cpu_s": seconds[name]}
+        if name != "shape":
+            entry["ours_minus_this"] = interval(ours - values)
+        result["methods"][name] = entry | {"by_seed": values.round(4).tolist()}
+    result["half_of_evenly"] = bool(ours.mean() <= 0.5 * losses["evenly spaced"].mean())
+    result["significantly_worse_than"] = [
+        name for name, entry in result["methods"].items() if entry.get("ours_minus_this", (0, 0))[0] > 0
+    ]
+    return result
+
+
+def table(results: list[dict[str, Any]], seeds: range, missing: list[str]) -> str:
+    """Markdown."""
+    names = list(results[0]["methods"])
+    lines = [
+        f"Loss of one layer's search against its whole grid, 1e-4 of E, seeds {seeds[0]}-{seeds[-1]}; "
+        "mean [95 % bootstrap interval]. `shape` is the default.",
+        "",
+        "| curves, trials | " + " | ".join(names) + " | at most half of evenly | worse than |",
+        "| --- |" + " --- |" * (len(names) + 2),
+    ]
+    for result in results:
+        cells = []
+        for name in names:
+            entry = result["methods"][name]
+            low, high = entry["interval"]
+            cells.append(f"{entry['mean']:.2f} [{low:.2f}, {high:.2f}]")
+        worse = ", ".join(result["significantly_worse_than"]) or "none"
+        half = "yes" if result["half_of_evenly"] else "no"
+        lines.append(f"| {result['row']} | " + " | ".join(cells) + f" | {half} | {worse} |")
+    lines += [f"\n{line}." for line in missing]
+    return "\n".join(lines) + "\n"
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--first-seed", type=int, default=0)
+    parser.add_argument("--seeds", type=int, default=20)
+    parser.add_argument("--only", help="rows whose name contains this")
+    parser.add_argument("--without", action="append", default=[], help="leave a method out; repeat")
+    options = parser.parse_args()
+    seeds = range(options.first_seed, options.first_seed + options.seeds)
+    methods = {name: method for name, method in METHODS.items() if name not in options.without}
+    missing = [f"{name}: left out" for name in options.without]
+    try:
+        import optuna  # noqa: F401
+    except ImportError:
+        if methods.pop("Optuna GP", None):
+            missing.append("Optuna GP: not installed")
+    chosen = [row for row in rows() if not options.only or options.only in row.name]
+    results = []
+    for row in chosen:
+        results.append(measure(row, seeds, methods))
+        brief = {name: round(entry["mean"], 2) for name, entry in results[-1]["methods"].items()}
+        if not options.only and seeds == range(20):  # after each row: it takes minutes
+            write_json(FOLDER / "surrogates.json", results)
+            (FOLDER / "surrogates.md").write_text(table(results, seeds, missing), encoding="utf-8")
+        print(row.name, brief, f"{results[-1]['methods']['shape']['cpu_s']:.2f} s", flush=True)
+    print("\n" + table(results, seeds, missing))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,143 @@
+"""`vtr-ray pareto`: mistakes get one line; a run leaves its front, its choice and its MLflow run."""
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from vtr_ray import Schedule
+from vtr_ray.cli import main
+from vtr_ray.commands.pareto import Limits
+from vtr_ray.report.front import FrontPoint
+
+SMALL = ("--trials", "4", "--initial", "3", "--reference", "1", "--batch", "8", "--parallel", "2")
+
+
+def run(*arguments: str) -> int:
+    with pytest.raises(SystemExit) as stop:
+        main(["pareto", *arguments])
+    return int(stop.value.code or 0)
+
+
+def refused(capsys, *arguments: str) -> str:
+    assert run(*arguments) == 2
+    lines = capsys.readouterr().err.strip().splitlines()
+    assert len(lines) == 1, lines
+    return lines[0]
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    return tmp_path
+
+
+@pytest.mark.parametrize(
+    "option",
+    [("--trials", "1"), ("--initial", "0"), ("--reference", "-1"), ("--k-max", "0"), ("--parallel", "0"),
+     ("--max-drop", "-1"), ("--max-tflops", "x"), ("--seed", "-1")],
+)  # fmt: skip
+def test_numbers_out_of_range_are_refused_before_anything_is_written(capsys, tmp_path, option) -> None:
+    name = option[0].removeprefix("--").replace("-", "_")
+    line = refused(capsys, *option)
+    assert name in line.replace("-", "_") or name == "parallel"
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unmet_limits_say_what_the_front_has() -> None:
+    def point(tflops: float, drop: float, prefill: float) -> FrontPoint:
+        schedule = Schedule.from_rates([1, 1, 0.5])
+        return FrontPoint("front/01.json", 1, schedule, 0.9, drop, tflops, tflops, prefill, 0.5, 0.0, 3.0)
+
+    front = [point(2.0, 0.4, 0.05), point(3.0, 0.01, 0.07)]
+    said = str(Limits(1.5, 60.0, 0.5).unmet(front, Path("/runs/one")))
+    for words in ("--max-tflops 1.5 (the least is 2)", "--max-prefill-ms 60 (the least is 50.0)",
+                  "--max-drop 0.5 (the least is 1.0)", "/runs/one/front.json"):  # fmt: skip
+        assert words in said
+    assert "max-prefill" not in str(Limits(max_drop=0.5).unmet(front, Path("/runs/one")))
+
+
+@pytest.fixture(scope="module")
+def few(tmp_path_factory) -> Path:
+    """Eight of the embedded search questions as a LLaVA-format file."""
+    from vtr_ray import embedded
+    from vtr_ray.evaluation.suites import load_tasks
+
+    folder = tmp_path_factory.mktemp("few")
+    entries = []
+    samples = load_tasks(["vtr_scenes_search"], embedded.TASKS_FOLDER).samples
+    for number, sample in enumerate(samples[:8]):
+        name = f"{number}.png"
+        from vtr_ray.evaluation.samples import read_image
+
+        read_image(sample.image).save(folder / name)
+        turns = [{"from": "human", "value": f"<image>\n{sample.question}"},
+                 {"from": "gpt", "value": sample.answers[0]}]  # fmt: skip
+        entries.append({"id": str(number), "image": name, "conversations": turns})
+    (folder / "few.json").write_text(json.dumps(entries))
+    return folder / "few.json"
+
+
+@pytest.fixture(scope="module")
+def ray_here() -> Iterator[None]:
+    """One Ray for all calls of the command in this module."""
+    from vtr_ray.tuning.cluster import connected
+
+    with connected(cpus=2):
+        yield
+
+
+@pytest.mark.slow
+def test_limits_that_nothing_meets_leave_the_front_from_which_a_resumed_run_picks(
+    capsys, few, tmp_path, ray_here
+) -> None:
+    from mlflow import MlflowClient
+
+    out = tmp_path / "run"
+    common = (*SMALL, "--samples", str(few), "--no-compare", "--out", str(out))
+    line = refused(capsys, *common, "--max-tflops", "1e-9", "--max-prefill-ms", "1e9")
+    assert "--max-tflops 1e-09 (the least is" in line and "front.json" in line
+    content = json.loads((out / "front.json").read_text())
+    assert content["chosen"] is None and not (out / "schedule.json").exists()
+    ledger = [json.loads(line) for line in (out / "ledger.jsonl").read_text().splitlines()]
+    assert sorted(one["trial"] for one in ledger) == list(range(1, len(ledger) + 1))
+    assert len(ledger) == 2 + 4 + 3 and content["trials"] == 4
+    assert {"budget", "k", "alpha", "tflops", "tflops_executed"} <= ledger[2]["fields"].keys()
+    files = sorted(path.name for path in (out / "front").iterdir())
+    assert [Path(point["file"]).name for point in content["front"]] == files
+    for point in content["front"]:
+        saved = Schedule.load(out / point["file"])
+        trial = next(one for one in ledger if one["trial"] == point["trial"])
+        assert saved.to_dict() == point["schedule"] == trial["schedule"] and trial["score"] == point["E"]
+        assert point["tflops_executed"] == pytest.approx(trial["fields"]["tflops_executed"], rel=1e-12)
+        assert point["prefill_seconds"] > 0
+    costs = [point["tflops_executed"] for point in content["front"]]
+    assert costs == sorted(costs)
+    assert {one["name"] for one in content["reference"]} == {"FastV", "PDrop", "VTW", "random points"}
+    assert (out / "front.png").read_bytes().startswith(b"\x89PNG")
+    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
+    parent = client.search_runs([client.get_experiment_by_name("vtr-ray").experiment_id])[0]
+    assert parent.info.status == "FINISHED"
+
+    # Other limits pick from the finished search; nothing is evaluated for it.
+    assert run(*common, "--resume", "--max-tflops", str(costs[0] * 1.000001)) == 0
+    said = capsys.readouterr().out
+    for words in ("Front", "Hypervolume", "FastV", "schedule.json", "mlflow ui"):
+        assert words in said
+    again = json.loads((out / "front.json").read_text())
+    assert again["chosen"] == "front/01.json"
+    assert [point["schedule"] for point in again["front"]] == [p["schedule"] for p in content["front"]]
+    assert len((out / "ledger.jsonl").read_text().splitlines()) == len(ledger)
+    chosen = Schedule.load(out / "schedule.json")
+    assert chosen == Schedule.load(out / "front/01.json")
+    run_id = parent.info.run_id
+    parent = client.get_run(run_id)
+    assert parent.info.status == "FINISHED"
+    assert parent.data.metrics["hypervolume"] == pytest.approx(content["hypervolume"])
+    assert len(client.get_metric_history(run_id, "E")) == len(ledger)
+    curve = client.get_metric_history(run_id, "keeping_rate")
+    assert [(metric.step, metric.value) for metric in curve] == list(enumerate(chosen.rates, start=1))
+    artifacts = {file.path for file in client.list_artifacts(run_id)}
+    assert {"schedule.json", "front.json", "front.png", "ledger.jsonl"} <= artifacts

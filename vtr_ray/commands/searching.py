@@ -1,0 +1,268 @@
+"""What every search command does around its search: run directory, samples, pool, comparison, files."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from vtr_ray import strategies
+from vtr_ray.commands.inputs import DataOptions, ModelOptions, PoolOptions
+from vtr_ray.efficiency import count_flops
+from vtr_ray.errors import InputError
+from vtr_ray.evaluation.pool import EvaluatorPool
+from vtr_ray.models import load_config
+from vtr_ray.report.comparison import Row, compare_schedules, comparison_table, sources_table
+from vtr_ray.report.curve import draw_curve
+from vtr_ray.report.live import Display
+from vtr_ray.schedule import Schedule
+from vtr_ray.store import default_uri, ui_command
+from vtr_ray.tracking import Tracker
+from vtr_ray.tuning.directory import Settings, record_results, write_json
+from vtr_ray.tuning.run import Found, Search, run_search
+
+DRAWN = ("FastV", "PDrop", "VTW", "P-Sigmoid")  # of the compared strategies
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Where results go. out: None is a new folder under `home()`, or with `resume` the newest one there."""
+
+    out: Path | None = None
+    resume: bool = False
+    compare: bool = True
+    ui_port: int | None = None
+
+
+def home() -> Path:
+    """Where runs and the MLflow store go by default.
+
+    The current directory; inside a Ray job that is a copy that Ray deletes, so there `~/vtr_ray` it is.
+    """
+    return Path.home() / "vtr_ray" if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ else Path.cwd()
+
+
+def run_directory(run: RunOptions, command: str) -> Path:
+    """The directory that the options name, absolute. Raises InputError: nothing to resume."""
+    if run.out is not None:
+        return run.out.absolute()
+    root = home() / "runs"
+    if run.resume:
+        runs = sorted(path for path in root.glob(f"{command}-*") if path.is_dir())
+        if not runs:
+            raise InputError(f"no run to resume under {root}; name its directory with --out")
+        return runs[-1]
+    return root / time.strftime(f"{command}-%Y%m%d-%H%M%S")
+
+
+class SearchJob:
+    """One call of a search command. What a user can have wrong fails here, before Ray starts.
+
+    ```
+    job = SearchJob("gsearch", "G-Search", model, data, pool_options, run, console)
+    with job.tracker(out) as tracker, connected():
+        with job.open() as pool:
+            found = job.search(search, pool, out, parameters, seed, tracker)
+            rows = job.compare(pool, {"G-Search": found.schedule, ...})
+        job.record(found, rows, {"G-Search": found.schedule})
+        tracker.notify()
+        job.show(rows)
+    job.say_where([found])
+    ```
+
+    out: the run directory of the whole command, absolute. uri: of MLflow. test: None where there are no
+    held-out samples, or nothing is compared.
+
+    Raises:
+        InputError: nothing to resume, a busy port, samples that cannot be read.
+    """
+
+    def __init__(
+        self,
+        command: str,
+        title: str,
+        model: ModelOptions,
+        data: DataOptions,
+        pool: PoolOptions,
+        run: RunOptions,
+        console: Console,
+        check: Callable[[Path], None] | None = None,
+    ) -> None:
+        """`check`: refuses a run directory, before samples are read."""
+        self.command, self.title, self.model = command, title, model
+        self.run, self.console = run, console
+        self._began, self._pool = time.monotonic(), pool
+        self.out = run_directory(run, command)
+        if check is not None:
+            check(self.out)
+        self.uri = default_uri(home())
+        self._ui = ui_command(self.uri, run.ui_port)
+        self.samples = data.search_samples(model)
+        self.test = data.test_samples(model) if run.compare else None
+        self._say_skipped()
+
+    def tracker(self, out: Path, name: str | None = None) -> Tracker:
+        """Mirrors `out` into MLflow. Open it before Ray: a store is created while Ray starts."""
+        return Tracker(out, self.uri, name=name, warn=lambda text: self.console.print(text, soft_wrap=True))
+
+    def open(self) -> EvaluatorPool:
+        """The actors with the search samples. Ray must be connected."""
+        return self._pool.open(self.model, self.samples, "search")
+
+    def cost(self, pool: Any) -> Callable[[Schedule], dict[str, float]]:
+        """What stands beside a schedule: memory cost, and TFLOPs of a median sample as the paper counts."""
+        return partial(_cost, load_config(self.model.path), pool.call("sample_tokens"))
+
+    def search(
+        self,
+        search: Search,
+        pool: Any,
+        out: Path,
+        parameters: Mapping[str, Any],
+        seed: int,
+        tracker: Tracker | None,
+        *,
+        resume: bool | None = None,
+        columns: Sequence[str] = ("layer", "rate"),
+        cost: Callable[[Schedule], Mapping[str, float]] | None = None,
+        save: bool = True,
+    ) -> Found:
+        """Runs a fresh search to its end in the run directory `out`, shown live.
+
+        parameters: of the search, JSON values; the model's are added. resume: default: as the options say.
+        columns: what of a trial is shown: "layer", "rate" or fields of the ledger ("k"); of the last one also
+        the best trial's. cost: default `self.cost(pool)`. save: of `run_search`.
+        """
+        settings = Settings(
+            command=self.command,
+            parameters={
+                "model": self.model.model,
+                "dtype": self.model.dtype,
+                "attn": self.model.attn,
+                "max_pixels": self.model.max_pixels,
+                **parameters,
+            },
+            seed=seed,
+            samples=self.samples.set.fingerprint,
+        )
+        with Display(self.console, columns) as display:
+            return run_search(
+                search,
+                pool,
+                out,
+                settings,
+                resume=self.run.resume if resume is None else resume,
+                on_trial=display,
+                tracker=tracker,
+                cost=cost or self.cost(pool),
+                save=save,
+            )
+
+    def compare(self, pool: EvaluatorPool, schedules: Mapping[str, Schedule]) -> list[Row]:
+        """Rows on the held-out samples, no reduction first; [] where nothing is to be compared.
+
+        The search's pool is closed first; without held-out samples it is the one that measures.
+        """
+        if not self.run.compare:
+            return []
+        if self.test is None:
+            self.console.print("No held-out samples (--test FILE.json): compared on the search samples.")
+            return self._compared(pool, schedules)
+        pool.close()
+        with self._pool.open(self.model, self.test, "test") as held_out:
+            return self._compared(held_out, schedules)
+
+    def _compared(self, pool: Any, schedules: Mapping[str, Schedule]) -> list[Row]:
+        with self.console.status("comparing schedules") as status:
+            return compare_schedules(
+                pool, schedules, on_row=lambda row: status.update(f"compared: {row.name}")
+            )
+
+    def record(
+        self,
+        found: Found,
+        cost: Callable[[Schedule], Mapping[str, float]],
+        rows: Sequence[Row],
+        metrics: Mapping[str, float] | None = None,
+        artifacts: Iterable[Path] = (),
+    ) -> None:
+        """Figure and table of one search on disk, and named for MLflow.
+
+        rows: no reduction, the found schedule, others; or none. metrics, artifacts: further ones.
+        """
+        none = strategies.none(found.schedule.num_layers)
+        curves = {self.title: found.schedule}
+        curves |= {row.name: row.schedule for row in rows[2:] if row.name in DRAWN}
+        files = [draw_curve(curves, found.path / "keeping_rate.png", "Keeping rate by layer")]
+        values = {
+            "tflops": cost(found.schedule)["tflops"],
+            "tflops_no_reduction": cost(none)["tflops"],
+            **(metrics or {}),
+        }
+        if rows:
+            table = {"samples": self.compared_on, "rows": [row.to_dict() for row in rows]}
+            write_json(found.path / "comparison.json", table)
+            files.append(found.path / "comparison.json")
+            values |= {
+                "prefill_ms": 1000 * rows[1].prefill,
+                "prefill_ms_no_reduction": 1000 * rows[0].prefill,
+            }
+            values |= {f"accuracy/{row.name}": row.accuracy for row in rows}
+        record_results(found.path, values, [*files, *artifacts])
+
+    @property
+    def compared_on(self) -> int:
+        """How many samples the comparison has."""
+        return len((self.test or self.samples).set)
+
+    def show(self, rows: Sequence[Row]) -> None:
+        """Prints the comparison."""
+        if rows:
+            self.console.print(comparison_table(rows, self.compared_on))
+            self.console.print(sources_table(rows))
+
+    def say_found(self, found: Found, cost: Callable[[Schedule], Mapping[str, float]]) -> None:
+        """The line that sums up one search, and where its files are."""
+        before = "" if found.score_before is None else f" (no reduction: {found.score_before:.4f})"
+        score = "" if found.score is None else f", E {found.score:.4f}{before}"
+        none = strategies.none(found.schedule.num_layers)
+        self.say(
+            f"Found: memory cost {found.schedule.memory_cost:.3f}, {cost(found.schedule)['tflops']:.4g} "
+            f"TFLOPs (no reduction: {cost(none)['tflops']:.4g}){score}, in {self.minutes:.1f} minutes.",
+            f"Schedule:   {found.path / 'schedule.json'}",
+            f"Figure:     {found.path / 'keeping_rate.png'}",
+        )
+
+    def say_mlflow(self, *runs: str) -> None:
+        """The line that opens the MLflow UI. runs: the names of the job's runs."""
+        self.say(f"MLflow run: {', '.join(runs)}; open the UI with", f"  {self._ui}")
+
+    @property
+    def minutes(self) -> float:
+        """Since the command began."""
+        return (time.monotonic() - self._began) / 60
+
+    def say(self, *lines: str) -> None:
+        """Prints lines as they are."""
+        for line in lines:
+            self.console.print(line, soft_wrap=True, highlight=False)
+
+    def _say_skipped(self) -> None:
+        for one in (samples.set for samples in (self.samples, self.test) if samples is not None):
+            if one.skipped:
+                names = "; ".join(f"{skipped.name}: {skipped.reason}" for skipped in one.skipped[:5])
+                more = f"; and {len(one.skipped) - 5} more" if len(one.skipped) > 5 else ""
+                self.console.print(
+                    f"{one.where}: skipped {len(one.skipped)} samples ({names}{more})", soft_wrap=True
+                )
+
+
+def _cost(config: Any, tokens: tuple[int, int], schedule: Schedule) -> dict[str, float]:
+    tflops = count_flops(config, schedule, *tokens).total / 1e12
+    return {"memory_cost": schedule.memory_cost, "tflops": tflops}

@@ -1,0 +1,152 @@
+"""The Ray actors behind a pool: what runs in them, how a driver gives them work and hears of their deaths."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import ray
+from ray.exceptions import RayError, RayTaskError
+
+from vtr_ray.errors import InputError, Stopped
+from vtr_ray.evaluation.dealing import Report
+from vtr_ray.evaluation.outcome import Outcome
+from vtr_ray.schedule import Schedule
+
+RETRIES = 10  # of a call that is no evaluation, when the actor's process ends
+_ALONE = 900.0  # seconds without any living actor, after which waiting ends: a node takes minutes to come
+
+
+class Holder:
+    """The actor: builds its evaluator on first use, so that an error of the factory is an ordinary error."""
+
+    def __init__(self, factory: bytes, threads: int, gpus: float) -> None:
+        self._factory = factory
+        self._threads = threads
+        self._gpus = gpus
+        self._evaluator: Any = None
+
+    def place(self) -> int:
+        """Process id, once the actor has found room."""
+        return os.getpid()
+
+    def get(self, name: str, *args: Any, **kwargs: Any) -> Any:
+        """An attribute of the evaluator, or the result of calling its method."""
+        attribute = getattr(self._built(), name)
+        return attribute(*args, **kwargs) if callable(attribute) else attribute
+
+    def evaluate(self, schedule: Schedule, batches: Sequence[int]) -> list[tuple[list[Outcome], float]]:
+        """Outcomes and seconds of each batch: only whole batches merge again in their order."""
+        evaluator = self._built()
+        results = []
+        for batch in batches:
+            started = time.perf_counter()
+            outcomes = list(evaluator.evaluate(schedule, [batch]))
+            results.append((outcomes, time.perf_counter() - started))
+        return results
+
+    def _built(self) -> Any:
+        if self._evaluator is None:
+            # Before the factory is unpickled: that may import torch, whose OpenMP reads this once.
+            os.environ["OMP_NUM_THREADS"] = str(self._threads)
+            if not self._gpus:
+                os.environ["CUDA_VISIBLE_DEVICES"] = ""  # Ray shows all GPUs to an actor that holds none
+            factory = ray.cloudpickle.loads(self._factory)
+            if "torch" in sys.modules:
+                sys.modules["torch"].set_num_threads(self._threads)
+            self._evaluator = factory()
+            if "torch" in sys.modules:
+                sys.modules["torch"].set_num_threads(self._threads)
+        return self._evaluator
+
+
+class RayCrew:
+    """Actors as `vtr_ray.evaluation.dealing` sees them, in one process; kept from evaluation to evaluation.
+
+    A call that an actor's death interrupts is not repeated there: its batches go to the others, while a probe
+    waits for the actor to be started again. What an earlier evaluation left running keeps its actor busy.
+    """
+
+    def __init__(self, actors: Sequence[Any], alone: float = _ALONE) -> None:
+        self._actors = list(actors)
+        self._alone = alone
+        self._schedule: Schedule | None = None
+        self._turn = 0
+        self._running: dict[Any, tuple[int, int, tuple[int, ...]]] = {}  # ref -> turn, actor, batches
+        self._probes: dict[Any, int] = {}
+        self._dead: set[int] = set()  # for good
+
+    def begin(self, schedule: Schedule) -> RayCrew:
+        """For one evaluation; what still runs of the last one is no longer reported."""
+        self._schedule, self._turn = schedule, self._turn + 1
+        return self
+
+    def now(self) -> float:
+        """Monotonic seconds."""
+        return time.monotonic()
+
+    def free(self) -> list[int]:
+        """Actors without a call."""
+        busy = {actor for _, actor, _ in self._running.values()}
+        return sorted(self.present() - busy)
+
+    def present(self) -> set[int]:
+        """All but those whose death was heard of and whose return was not."""
+        return set(range(len(self._actors))) - set(self._probes.values()) - self._dead
+
+    def start(self, actor: int, batches: tuple[int, ...]) -> None:
+        """Send a call."""
+        call = self._actors[actor].evaluate.options(max_task_retries=0)
+        self._running[call.remote(self._schedule, batches)] = (self._turn, actor, batches)
+
+    def wait(self, timeout: float | None) -> list[Report]:
+        """What came back of this evaluation.
+
+        Raises InputError and RayTaskError where the evaluator raised, Stopped when no actor is left.
+        """
+        alone = not self._running and not self.present()
+        ready = self._ready(self._alone if alone else timeout)
+        if alone and not ready:
+            raise Stopped(
+                f"no evaluator process has lived for {self._alone:.0f} s; look for lost nodes (`ray status`)"
+            )
+        reports = [self._collect(ref) for ref in ready]
+        return [report for report in reports if report is not None]
+
+    def _ready(self, timeout: float | None) -> list[Any]:
+        refs = [*self._running, *self._probes]
+        if not refs:
+            raise Stopped("all evaluator processes have ended for good")
+        ready, _ = ray.wait(refs, num_returns=1, timeout=timeout)
+        if ready:  # whatever else has come is collected with it
+            ready, _ = ray.wait(refs, num_returns=len(refs), timeout=0)
+        return list(ready)
+
+    def _collect(self, ref: Any) -> Report | None:
+        if ref in self._probes:
+            actor = self._probes.pop(ref)
+            try:
+                ray.get(ref)
+            except RayError:
+                self._dead.add(actor)
+            return None
+        turn, actor, batches = self._running.pop(ref)
+        ours = turn == self._turn
+        try:
+            results = ray.get(ref)
+        except RayTaskError as error:
+            if not ours:
+                return None
+            raise mistake(error) from None
+        except RayError:  # its process or its node ended
+            self._probes[self._actors[actor].place.remote()] = actor
+            return Report(actor, batches, None) if ours else None
+        return Report(actor, batches, results) if ours else None
+
+
+def mistake(error: RayTaskError) -> Exception:
+    """A user's mistake as the one line it is; anything else as it came."""
+    return InputError(str(error.cause)) if isinstance(error.cause, InputError) else error

@@ -1,0 +1,184 @@
+"""Videos of samples: a file or a list of frames, of which uniformly spread ones are read."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+
+from vtr_ray.evaluation.samples import FRAME_RATE, FRAMES, Video, image_size, read_image, shrunk
+
+
+@dataclass(frozen=True)
+class Clip:
+    """What was read of a video.
+
+    pixels: uint8 [frames, height, width, 3], RGB.
+    metadata: what a processor takes as `video_metadata`: which frames these are, of how many, how fast.
+    """
+
+    pixels: NDArray[np.uint8]
+    metadata: dict[str, Any]
+
+
+def open_video(path: Path, frames: int = FRAMES, rate: float = FRAME_RATE) -> Video:
+    """The video of a file, or of a folder of frames, in the order of the numbers in their names.
+
+    Raises FileNotFoundError: no such file or folder, or one without images.
+    """
+    if path.is_file():
+        return Video(path, frames, rate)
+    if not path.is_dir():
+        raise FileNotFoundError(f"no video {path}")
+    known = Image.registered_extensions()
+    files = [file for file in path.iterdir() if file.suffix.lower() in known and file.is_file()]
+    if not files:
+        raise FileNotFoundError(f"no frames in the folder {path}")
+    return Video(tuple(sorted(files, key=_by_number)), frames, rate)
+
+
+def _by_number(file: Path) -> list[tuple[int, str]]:
+    # "9.jpg" before "10.jpg"
+    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", file.name)]
+
+
+def read(seen: Path | bytes | Video, max_pixels: int | None = None) -> Image.Image | Clip:
+    """A sample's image or clip. Raises as `read_image` and `read_video` do."""
+    return read_video(seen, max_pixels) if isinstance(seen, Video) else read_image(seen, max_pixels)
+
+
+def seen_size(seen: Path | bytes | Video, max_pixels: int | None = None) -> tuple[int, ...]:
+    """Width, height and, of a video, frames that `read` gives, from the header: it decides the tokens."""
+    if isinstance(seen, Video):
+        return (*video_size(seen, max_pixels), seen.frames)
+    return image_size(seen, max_pixels)
+
+
+def blank(size: tuple[int, ...]) -> Image.Image | Clip:
+    """A black image or clip of that `seen_size`."""
+    if len(size) == 2:
+        return Image.new("RGB", size)
+    width, height, frames = size
+    return Clip(np.zeros((frames, height, width, 3), np.uint8), _metadata(frames, FRAME_RATE, range(frames)))
+
+
+def read_video(video: Video, max_pixels: int | None = None) -> Clip:
+    """The video's uniformly spread frames, each shrunk to `max_pixels` where it has more.
+
+    Raises OSError, ValueError (or what else PIL and FFmpeg raise) where it cannot be decoded.
+    """
+    if isinstance(video.source, Path):
+        total, rate, images = _decoded(video.source, video.frames)
+    else:
+        total, rate = len(video.source), video.rate
+        # Frames of one video should have one size; the first one's, where they do not.
+        images = {index: read_image(video.source[index]) for index in set(spread(total, video.frames))}
+    indices = spread(total, video.frames)
+    size = shrunk(images[indices[0]].size, max_pixels)
+    arrays = {
+        index: np.asarray(image if image.size == size else image.resize(size, Image.Resampling.BICUBIC))
+        for index, image in images.items()
+    }
+    return Clip(np.stack([arrays[index] for index in indices]), _metadata(total, rate, indices))
+
+
+def _metadata(total: int, rate: float, indices: Sequence[int]) -> dict[str, Any]:
+    return {"total_num_frames": total, "fps": rate, "duration": total / rate, "frames_indices": list(indices)}
+
+
+def video_size(video: Video, max_pixels: int | None = None) -> tuple[int, int]:
+    """Width and height that `read_video` gives, from the header."""
+    if not isinstance(video.source, Path):
+        return image_size(video.source[0], max_pixels)
+    import av
+
+    with av.open(str(video.source)) as container:
+        stream = container.streams.video[0]
+        size = stream.width, stream.height
+    return shrunk(size, max_pixels)
+
+
+def video_digest(video: Video) -> str:
+    """SHA-256 of the video's files and of what is looked at in them."""
+    digest = hashlib.sha256(f"{video.frames} frames at {video.rate}".encode())
+    for file in [video.source] if isinstance(video.source, Path) else video.source:
+        with file.open("rb") as opened:
+            digest.update(hashlib.file_digest(opened, "sha256").digest())
+    return digest.hexdigest()
+
+
+def spread(total: int, frames: int) -> list[int]:
+    """Indices of `frames` frames from the first of `total` to the last, evenly; a single one: the middle."""
+    if frames == 1:
+        return [(total - 1) // 2]
+    return [(2 * i * (total - 1) + frames - 1) // (2 * (frames - 1)) for i in range(frames)]
+
+
+def _decoded(path: Path, frames: int) -> tuple[int, float, dict[int, Image.Image]]:
+    """Number of frames, frames a second, and the wanted frames by their index.
+
+    A header's count of frames is missing in some containers and wrong in cut files: packets are counted.
+    """
+    import av
+
+    with av.open(str(path)) as container:
+        if not container.streams.video:
+            raise ValueError("it has no video stream")
+        stream = container.streams.video[0]
+        stream.thread_type = "AUTO"
+        # Of each packet its time, whether decoding can start there, whether an edit list hides it.
+        packets = [(one.pts, one.is_keyframe, one.is_discard) for one in container.demux(stream) if one.size]
+        if len(packets) < stream.frames:
+            raise ValueError(f"it ends after {len(packets)} of {stream.frames} frames")
+        times = sorted(time for time, _, hidden in packets if time is not None and not hidden)
+        starts = sorted(time for time, key, _ in packets if time is not None and key)
+        total = sum(not hidden for _, _, hidden in packets)
+        if not total:
+            raise ValueError("it has no frames")
+        rate = float(stream.average_rate or stream.guessed_rate or FRAME_RATE)
+        wanted = sorted(set(spread(total, frames)))
+        found: dict[int, Image.Image] = {}
+        container.seek(0)
+        if len(set(times)) == total:
+            for place, frame in _at(container, stream, [times[index] for index in wanted], starts):
+                found[wanted[place]] = _image(frame)
+        if len(found) < len(wanted):  # no times to go by, or (AVI) not the frames' own
+            container.seek(0)
+            frames_in_order = enumerate(container.decode(stream))
+            found = {index: _image(frame) for index, frame in frames_in_order if index in wanted}
+        missing = [index for index in wanted if index not in found]
+        if missing:
+            raise ValueError(f"its frame {missing[0]} of {total} cannot be decoded")
+    return total, rate, found
+
+
+def _at(
+    container: Any, stream: Any, times: Sequence[int], starts: Sequence[int]
+) -> Iterator[tuple[int, Any]]:
+    """Frames shown at `times` (ascending), with their place in it; seeks where that saves decoding."""
+    frames, now = container.decode(stream), min(starts, default=0)
+    for place, time in enumerate(times):
+        start = max((start for start in starts if start <= time), default=None)
+        if start is not None and start > now:
+            container.seek(start, stream=stream)
+            frames = container.decode(stream)
+        for frame in frames:
+            now = time if frame.pts is None else frame.pts
+            if now >= time:
+                if now == time:
+                    yield place, frame
+                break
+
+
+def _image(frame: Any) -> Image.Image:
+    if frame.is_corrupt:
+        raise ValueError(f"its frame at {frame.time or 0:.2f} s is damaged")
+    image: Image.Image = frame.to_image()
+    return image

@@ -1,0 +1,116 @@
+"""The steepness found for each budget (paper, Figure 5): table, JSON and figure."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from rich.table import Table
+
+from vtr_ray.report.curve import draw_curve
+from vtr_ray.schedule import Schedule
+from vtr_ray.tuning.directory import write_json
+
+
+@dataclass(frozen=True)
+class Found:
+    """What one P-Sigmoid search found.
+
+    name: of its folder. label: as the user named the goal. budget: mean keeping rate over layers 3..L.
+    score: E. tflops: the paper's convention. target: TFLOPs that were to be met; None: a budget was given.
+    """
+
+    name: str
+    label: str
+    budget: float
+    k: float
+    score: float | None
+    tflops: float
+    target: float | None
+    schedule: Schedule
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON."""
+        return {
+            "name": self.name,
+            "label": self.label,
+            "budget": self.budget,
+            "k": self.k,
+            "E": self.score,
+            "memory_cost": self.schedule.memory_cost,
+            "tflops": self.tflops,
+            "target_tflops": self.target,
+            "schedule": self.schedule.to_dict(),
+        }
+
+
+def budgets_table(found: Sequence[Found]) -> Table:
+    """A table for the terminal, a line for each search."""
+    table = Table(title="k by budget", title_justify="left", caption_justify="left")
+    table.caption = (
+        "b: mean keeping rate over layers 3..L; E: on the search samples; TFLOPs: the paper's convention"
+    )
+    table.add_column("search")
+    columns = ["b", "k", "E", "memory cost", "TFLOPs"]
+    matched = any(one.target is not None for one in found)
+    for column in [*columns, *(["to match"] if matched else [])]:
+        table.add_column(column, justify="right")
+    for one in found:
+        cells = [
+            f"{one.budget:.4f}",
+            f"{one.k:.3f}",
+            "-" if one.score is None else f"{one.score:.4f}",
+            f"{one.schedule.memory_cost:.3f}",
+            f"{one.tflops:.4g}",
+        ]
+        target = "" if one.target is None else f"{one.target:.4g}"
+        table.add_row(one.label, *cells, *([target] if matched else []))
+    return table
+
+
+def write_budgets(found: Sequence[Found], folder: Path) -> list[Path]:
+    """Writes `psigmoid.json`, `k_by_budget.png` and `keeping_rates.png`; gives their paths.
+
+    Lines of an earlier call that `found` does not name stay in the JSON: budgets may be added one by one.
+    """
+    file = folder / "psigmoid.json"
+    before = json.loads(file.read_text(encoding="utf-8"))["searches"] if file.is_file() else []
+    names = {one.name for one in found}
+    kept = [line for line in before if line["name"] not in names]
+    write_json(file, {"searches": [*kept, *(one.to_dict() for one in found)]})
+    curves = {f"{one.label}, k = {one.k:.3f}": one.schedule for one in found}
+    return [
+        file,
+        draw_budgets(found, folder / "k_by_budget.png"),
+        draw_curve(curves, folder / "keeping_rates.png", "Keeping rate by layer"),
+    ]
+
+
+def draw_budgets(found: Sequence[Found], path: Path) -> Path:
+    """Draws k against TFLOPs, each point named by its b; gives the path, whose ending decides the format."""
+    figure = Figure(figsize=(6.0, 4.0), layout="constrained")
+    FigureCanvasAgg(figure)
+    axes = figure.subplots()
+    points = sorted(found, key=lambda one: one.tflops)
+    axes.plot([one.tflops for one in points], [one.k for one in points], marker="o")
+    for one in points:
+        axes.annotate(
+            f"b = {one.budget:.3g}",
+            (one.tflops, one.k),
+            textcoords="offset points",
+            xytext=(5, 5),
+            fontsize=8,
+        )
+    axes.set(xlabel="TFLOPs (paper's convention)", ylabel="k", title="Steepness of P-Sigmoid by budget")
+    axes.margins(0.15)
+    axes.grid(alpha=0.25)
+    temporary = path.with_name(f".{os.getpid()}.{path.name}")
+    figure.savefig(temporary, dpi=120)
+    temporary.replace(path)
+    return path
