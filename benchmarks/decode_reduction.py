@@ -3,7 +3,7 @@
 `python benchmarks/decode_reduction.py` measures on the test questions whose answers have the most tokens
 (minutes), writes benchmarks/decode_reduction.json and prints the table; `--replay` prints the table of that
 file. Every sample generates. Cache: bytes of all layers' keys and values per sample, mean over the decode
-steps, as `output.past_key_values` holds them (batch 1: no padding); and the vision tokens left in it when
+steps, as the output's cache holds them (batch 1: no padding); and the vision tokens left in it when
 the answer ends, as the mean share over layers. "random": the tokens that leave are drawn, not ranked.
 """
 
@@ -29,6 +29,7 @@ from vtr_ray.evaluation.outcome import effectiveness
 from vtr_ray.evaluation.samples import SampleSet
 from vtr_ray.evaluation.statistics import compare
 from vtr_ray.evaluation.suites import load_tasks
+from vtr_ray.models import CACHE, cache_of
 from vtr_ray.reduction import DecodeReduction, reduce_vision_tokens
 from vtr_ray.schedule import Schedule
 
@@ -85,7 +86,7 @@ def measured_cache(
         with reduce_vision_tokens(model, schedule, batch.prompt, batch.vision, decode=decode) as reduction:
             out = model(**batch.inputs, use_cache=True, logits_to_keep=1)
             cache, token, position = (
-                out.past_key_values,
+                cache_of(out),
                 out.logits[:, -1:].argmax(-1),
                 batch.positions[..., -1:],
             )
@@ -97,7 +98,7 @@ def measured_cache(
                     input_ids=token,
                     attention_mask=mask,
                     position_ids=position,
-                    past_key_values=cache,
+                    **{CACHE: cache},
                     use_cache=True,
                 )
                 token = out.logits[:, -1:].argmax(-1)

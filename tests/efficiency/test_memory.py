@@ -13,6 +13,7 @@ from vtr_ray import strategies
 from vtr_ray.efficiency import count_parameters, kv_bytes, read_config, shapes
 from vtr_ray.efficiency.inputs import dummy_inputs
 from vtr_ray.errors import InputError
+from vtr_ray.models import cache_of
 from vtr_ray.reduction import reduce_vision_tokens
 
 TEXT = 11
@@ -21,7 +22,7 @@ FULL = [case for case in cases() if case.tokens >= 4 and not (case.pictures and 
 
 def cached(model: Any, inputs: dict[str, Any]) -> list[int]:
     with torch.no_grad():
-        cache = model(**inputs, use_cache=True).past_key_values
+        cache = cache_of(model(**inputs, use_cache=True))
     return [layer.keys.nbytes + layer.values.nbytes for layer in cache.layers]
 
 

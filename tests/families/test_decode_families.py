@@ -7,6 +7,7 @@ import torch
 from test_matrix import GREEDY, gradual, kept_of, layers_of, samples
 from toys import TOYS, inputs_of, model_of
 
+from vtr_ray.models import cache_of
 from vtr_ray.reduction import DecodeReduction, Unsupported, reduce_vision_tokens
 from vtr_ray.schedule import Schedule
 
@@ -26,7 +27,7 @@ def test_a_batch_drops_what_its_samples_drop(name: str, cut: bool) -> None:
     with torch.no_grad(), reduce_vision_tokens(model, what, decode=SETTINGS) as reduction:
         out = model.generate(**inputs_of(list(batch), model), **OPTIONS)
     together = torch.stack(out.logits, dim=1)
-    held = [layer.keys.shape[2] for layer in out.past_key_values.layers]
+    held = [layer.keys.shape[2] for layer in cache_of(out).layers]
     texts = [int((~sample.vision).sum()) for sample in batch]
     lengths = []
     for row, sample in enumerate(batch):

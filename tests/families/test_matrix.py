@@ -18,6 +18,7 @@ import torch
 from torch import Tensor
 from toys import IMAGE, TOYS, VIDEO, Sample, inputs_of, model_of, prompts_of
 
+from vtr_ray.models import cache_of
 from vtr_ray.reduction import reduce_vision_tokens
 from vtr_ray.schedule import Schedule
 
@@ -138,7 +139,7 @@ def run_generate(name: str, attn: str, place: Place, vision: str, size: str, wha
         assert kept == wanted.kept
         n = len(sample.prompt_ids)
         check(steps[row], wanted.logits.cpu()[n - 1 : n - 1 + NEW], place)
-    cached = [layer.keys.shape[2] for layer in out.past_key_values.layers]
+    cached = [layer.keys.shape[2] for layer in cache_of(out).layers]
     held = [what.counts(int(sample.vision.sum())) for sample in batch]
     texts = [int((~sample.vision).sum()) for sample in batch]
     for number, layer in enumerate(oracle.decoder_of(model).layers):

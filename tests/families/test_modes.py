@@ -12,6 +12,7 @@ import torch
 from toys import IMAGE, VIDEO, Sample, inputs_of, model_of
 
 from vtr_ray.errors import InputError
+from vtr_ray.models import CACHE, cache_of
 from vtr_ray.reduction import Unsupported, reduce_vision_tokens
 from vtr_ray.schedule import Schedule
 
@@ -88,7 +89,7 @@ def test_a_cache_is_used_over_turns(name: str, schedule: Schedule) -> None:
         second = model.generate(
             input_ids=ids,
             attention_mask=mask,
-            past_key_values=first.past_key_values,
+            **{CACHE: cache_of(first)},
             max_new_tokens=2,
             min_new_tokens=2,
             output_logits=True,
@@ -118,13 +119,13 @@ def test_a_cropped_cache() -> None:
     model, ids = model_of(name, "sdpa"), sample.prompt_ids[None]
     inputs = inputs_of([sample], model)
     with torch.no_grad(), reduce_vision_tokens(model, GRADUAL):
-        cache = model(**inputs, use_cache=True).past_key_values
+        cache = cache_of(model(**inputs, use_cache=True))
         cache.crop(-2)
-        again = model(input_ids=ids[:, -2:], past_key_values=cache, use_cache=True)
-        step = model(input_ids=torch.tensor([[20]]), past_key_values=cache).logits[0, -1]
+        again = model(input_ids=ids[:, -2:], **{CACHE: cache}, use_cache=True)
+        step = model(input_ids=torch.tensor([[20]]), **{CACHE: cache}).logits[0, -1]
         cache.crop(-8)  # the step, five question tokens, the wrapper, and a vision token
         with pytest.raises(Unsupported, match="cropped into its prompt's vision tokens"):
-            model(input_ids=ids[:, -1:], past_key_values=cache)
+            model(input_ids=ids[:, -1:], **{CACHE: cache})
     expected, n = of(name, sample, [20], GRADUAL), len(sample.prompt_ids)
     torch.testing.assert_close(again.logits[0].log_softmax(-1), expected[n - 2 : n], atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(step.log_softmax(-1), expected[-1], atol=1e-4, rtol=1e-4)
@@ -161,15 +162,15 @@ def test_what_is_refused() -> None:
         ):
             with pytest.raises(Unsupported, match=match):
                 model.generate(**inputs, max_new_tokens=2, **options)
-        cache = model(**inputs, use_cache=True).past_key_values
+        cache = cache_of(model(**inputs, use_cache=True))
         with pytest.raises(Unsupported, match="Images onto a filled cache"):
-            model(input_ids=sample.ids[None], past_key_values=cache)
+            model(input_ids=sample.ids[None], **{CACHE: cache})
         with pytest.raises(Unsupported, match="Several embeddings onto a filled cache"):
-            model(inputs_embeds=torch.zeros(1, 2, 32), past_key_values=cache)
+            model(inputs_embeds=torch.zeros(1, 2, 32), **{CACHE: cache})
         with pytest.raises(Unsupported, match="labels onto a filled cache"):
-            model(input_ids=torch.tensor([[7]]), labels=torch.tensor([[7]]), past_key_values=cache)
+            model(input_ids=torch.tensor([[7]]), labels=torch.tensor([[7]]), **{CACHE: cache})
         with pytest.raises(InputError, match="holds 1 samples, the call 2"):
-            model(input_ids=torch.tensor([[7], [8]]), past_key_values=cache)
+            model(input_ids=torch.tensor([[7], [8]]), **{CACHE: cache})
     with (
         pytest.raises(Unsupported, match="compiled model"),
         reduce_vision_tokens(torch.compile(model), GRADUAL),

@@ -13,6 +13,7 @@ from test_matrix import layers_of, samples
 from toys import TOYS, inputs_of, model_of, prompts_of
 
 from vtr_ray.errors import InputError
+from vtr_ray.models import CACHE, cache_of
 from vtr_ray.reduction import reduce_vision_tokens
 from vtr_ray.reduction.prefix import Prefix
 from vtr_ray.schedule import Schedule
@@ -38,7 +39,7 @@ def steps(model: Any, reduction: Any, inputs: dict[str, Any], prefix: Prefix | N
     for _ in range(STEPS):
         token = found[-1][:, -1:].argmax(-1)
         mask = torch.cat([mask, mask.new_ones(len(mask), 1)], dim=1)
-        call = {"input_ids": token, "attention_mask": mask, "past_key_values": output.past_key_values}
+        call = {"input_ids": token, "attention_mask": mask, CACHE: cache_of(output)}
         if place is not None:
             place = place[:, -1:] + 1
             call["position_ids"] = place

@@ -14,6 +14,7 @@ from test_equations import GRADUAL, IMAGE, LAYERS, SCHEDULES, Sample, batch
 
 from vtr_ray import strategies
 from vtr_ray.errors import InputError
+from vtr_ray.models import CACHE, cache_of
 from vtr_ray.reduction import DecodeReduction, reduce_vision_tokens
 from vtr_ray.schedule import Schedule
 
@@ -79,7 +80,7 @@ def test_eviction_equals_masking_from_that_step_on(
         if prompt.pixels is not None:
             assert len(left[-1]) < schedule.counts(int((prompt.ids == IMAGE).sum()))[-1]
         lengths[row] = torch.tensor([n - int((prompt.ids == IMAGE).sum()) + len(layer) for layer in left])
-    for index, layer in enumerate(out.past_key_values.layers):
+    for index, layer in enumerate(cache_of(out).layers):
         untouched = schedule.rates[index] == 1 and index < settings.first_layer - 1
         held = width if untouched else int(lengths[:, index].max())
         assert layer.keys.shape[2] == layer.values.shape[2] == held + NEW - 1
@@ -106,10 +107,10 @@ def test_two_caches_are_reduced_apart(tiny_llava: Any) -> None:
 
     def start(given: dict[str, Any]) -> list[Any]:
         out = tiny_llava(**given, use_cache=True)
-        return [out.past_key_values, out.logits[:, -1:]]
+        return [cache_of(out), out.logits[:, -1:]]
 
     def go_on(state: list[Any]) -> None:
-        out = tiny_llava(input_ids=state[1].argmax(-1), past_key_values=state[0], use_cache=True)
+        out = tiny_llava(input_ids=state[1].argmax(-1), **{CACHE: state[0]}, use_cache=True)
         state[1] = out.logits[:, -1:]
 
     finals = []
@@ -144,14 +145,14 @@ def test_what_cannot_be_followed_is_refused(llava_factory: Callable[..., Any]) -
         ):
             with pytest.raises(NotImplementedError, match=match):
                 model.generate(**inputs, **GREEDY, **options)
-        cache = model(**inputs, use_cache=True).past_key_values
+        cache = cache_of(model(**inputs, use_cache=True))
         with pytest.raises(NotImplementedError, match="one new token a call"):
-            model(input_ids=torch.full((4, 2), 7), past_key_values=cache)
-        cache = model(**inputs, use_cache=True).past_key_values
-        model(input_ids=torch.full((4, 1), 7), past_key_values=cache)
+            model(input_ids=torch.full((4, 2), 7), **{CACHE: cache})
+        cache = cache_of(model(**inputs, use_cache=True))
+        model(input_ids=torch.full((4, 1), 7), **{CACHE: cache})
         cache.crop(-1)
         with pytest.raises(NotImplementedError, match="none taken back"):
-            model(input_ids=torch.full((4, 1), 7), past_key_values=cache)
+            model(input_ids=torch.full((4, 1), 7), **{CACHE: cache})
     for values, match in (
         ((0, 0.5), "every is 0"),
         ((2, 1.5), "keep is 1.5"),

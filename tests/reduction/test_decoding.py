@@ -12,6 +12,7 @@ from test_equations import GRADUAL, IMAGE, LAYERS, SCHEDULES, Sample, batch
 
 from vtr_ray import strategies
 from vtr_ray.errors import InputError
+from vtr_ray.models import CACHE, cache_of
 from vtr_ray.reduction import reduce_vision_tokens
 from vtr_ray.schedule import Schedule
 
@@ -49,7 +50,7 @@ def test_each_layers_cache_holds_text_and_its_kept_tokens(tiny_llava: Any) -> No
         out = tiny_llava.generate(
             input_ids=sample.ids[None], pixel_values=sample.pixels, return_dict_in_generate=True, **GREEDY
         )
-    held = [layer.keys.shape[2] for layer in out.past_key_values.layers]
+    held = [layer.keys.shape[2] for layer in cache_of(out).layers]
     assert held == [9 + n + 3 for n in GRADUAL.counts(16)]
 
 
@@ -82,7 +83,7 @@ def test_a_manual_loop_decodes_after_right_padding(tiny_llava: Any) -> None:
             input_ids=new,
             attention_mask=torch.cat([mask, torch.ones(4, 1, dtype=torch.long)], dim=1),
             position_ids=mask.sum(1, keepdim=True),
-            past_key_values=out.past_key_values,
+            **{CACHE: cache_of(out)},
         ).logits[:, -1]
     for row, prompt in enumerate(PROMPTS):
         whole = Sample(0, 0, 0, 0)
@@ -109,7 +110,7 @@ def test_what_cannot_be_followed_is_refused(tiny_llava: Any) -> None:
     inputs, _ = batch(PROMPTS, "left")
     width = inputs["input_ids"].shape[1]
     model = tiny_llava
-    outside = model(**inputs, use_cache=True).past_key_values
+    outside = cache_of(model(**inputs, use_cache=True))
     with reduce_vision_tokens(model, GRADUAL):
         for options, match in (
             ({"assistant_model": model}, "its own assistant"),
@@ -119,19 +120,19 @@ def test_what_cannot_be_followed_is_refused(tiny_llava: Any) -> None:
             with pytest.raises(NotImplementedError, match=match):
                 model.generate(**inputs, **GREEDY, **options)
         with pytest.raises(NotImplementedError, match="DynamicCache, not StaticCache"):
-            model(**inputs, past_key_values=StaticCache(model.config.text_config, max_cache_len=64))
-        inside = model(**inputs, use_cache=True).past_key_values
+            model(**inputs, **{CACHE: StaticCache(model.config.text_config, max_cache_len=64)})
+        inside = cache_of(model(**inputs, use_cache=True))
         two = torch.tensor([[7, IMAGE]] * 4)
         with pytest.raises(NotImplementedError, match="Images onto a filled cache"):
-            model(input_ids=two, past_key_values=inside)
+            model(input_ids=two, **{CACHE: inside})
         with pytest.raises(InputError, match="decode step needs"):
             model(
                 input_ids=two[:, :1],
-                past_key_values=inside,
+                **{CACHE: inside},
                 attention_mask=torch.ones(4, width, dtype=torch.long),
             )
         with pytest.raises(InputError, match="not filled under this reduction"):
-            model(input_ids=two[:, :1], past_key_values=outside)
+            model(input_ids=two[:, :1], **{CACHE: outside})
         ends = Sample(1, 3, 1, 0)
         with pytest.raises(InputError, match="ends with its image"):
             model.generate(input_ids=ends.ids[None], pixel_values=ends.pixels, **GREEDY)

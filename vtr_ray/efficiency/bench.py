@@ -19,7 +19,7 @@ from vtr_ray.efficiency.latency import Latency, synchronise
 from vtr_ray.efficiency.memory import kv_bytes
 from vtr_ray.efficiency.workloads import Picture
 from vtr_ray.errors import InputError
-from vtr_ray.models import encode, family_of
+from vtr_ray.models import CACHE, cache_of, encode, family_of
 from vtr_ray.reduction import reduce_vision_tokens
 from vtr_ray.schedule import Schedule
 
@@ -159,9 +159,8 @@ def _run(model: Any, schedule: Schedule | None, inputs: dict[str, Any], protocol
         moments = [start, time.perf_counter()]
         for _ in range(protocol.new_tokens - 1):
             # No padding, so no mask: Qwen-VL would take a whole one's positions for the new token's.
-            output = model(
-                input_ids=token, past_key_values=output.past_key_values, use_cache=True, logits_to_keep=1
-            )
+            held = {CACHE: cache_of(output)}
+            output = model(input_ids=token, use_cache=True, logits_to_keep=1, **held)
             token = output.logits[:, -1:].argmax(-1)
             synchronise(model.device)
             moments.append(time.perf_counter())

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from vtr_ray.evaluation.batches import Tensors
+from vtr_ray.models import CACHE, cache_of
 
 
 class NotANumber(ArithmeticError):
@@ -54,7 +55,7 @@ def greedy(
     Raises NotANumber.
     """
     output = model(**batch.inputs, use_cache=True, logits_to_keep=1) if first is None else first
-    cache = output.past_key_values
+    cache = cache_of(output)
     longest, ends = max(limits), set(end_tokens.tolist())
     token = arg_max(output.logits[:, -1:])
     written = [[row[0]] for row in token.tolist()]
@@ -73,9 +74,9 @@ def greedy(
             input_ids=tokens,
             attention_mask=mask,
             position_ids=places,
-            past_key_values=cache,
             use_cache=True,
             logits_to_keep=tokens.shape[1],
+            **{CACHE: cache},
         ).logits
         return logits
 

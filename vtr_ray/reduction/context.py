@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.nn.functional import pad
 
 from vtr_ray.errors import InputError
-from vtr_ray.models import Family, family_of
+from vtr_ray.models import CACHE, Family, family_of, given_cache
 from vtr_ray.prefixes import key_of
 from vtr_ray.reduction import refusals
 from vtr_ray.reduction.decoding import DecodeReduction, EvictingDecode, Eviction, check_decoding, check_modes
@@ -45,7 +45,7 @@ class Resumed:
     """What a resumed prefill gives: logits [batch, places, vocabulary], and the cache if one was filled."""
 
     logits: Tensor
-    past_key_values: Any
+    cache: Any
 
 
 _reduced: weakref.WeakSet[Any] = weakref.WeakSet()
@@ -224,7 +224,7 @@ class Reduction:
                 if index < prefix.layer - 1:
                     continue
                 options = dict(prefix.options[prefill.kinds[index]])
-                options |= {"attention_mask": None, "past_key_values": cache, "use_cache": use_cache}
+                options |= {"attention_mask": None, CACHE: cache, "use_cache": use_cache}
                 if index == self._schedule.num_layers - 1 and index not in prefix.deep:
                     states = self._end(prefill, index, layer, states, options)
                     continue
@@ -345,7 +345,7 @@ class Reduction:
 
     def _before_core(self, module: Any, args: Any, kwargs: dict[str, Any]) -> None:
         inputs = self._named(module, args, kwargs)
-        cache = inputs.get("past_key_values")
+        cache = given_cache(inputs)
         keep, self._keep = self._keep, 0
         if not self._acts:
             if cache is None or cache.get_seq_length() == 0:
@@ -467,7 +467,7 @@ class Reduction:
             raise InputError("Under reduction, call the whole model, not its language model alone.")
         if isinstance(active, Prefill):
             if active.idle:
-                active.cache = kwargs.get("past_key_values")
+                active.cache = given_cache(kwargs)
                 return None
             self._watch(active, index, args[0], kwargs)
         hidden_states = active.enter(index, layer, args[0], kwargs)
@@ -483,7 +483,7 @@ class Reduction:
         if active.capture is None or index < active.capture:
             return
         if index == active.capture:
-            active.cache = options.get("past_key_values", active.cache)
+            active.cache = options.get(CACHE, active.cache)
             self.prefix = active.taken(hidden_states)
         assert self.prefix is not None
         self.prefix.watch(active.kinds[index], options)

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
+from vtr_ray.models import CACHE
 from vtr_ray.reduction.scoring import keys_and_values
 
 
@@ -19,7 +20,7 @@ def ends_early(layer: Any, index: int, states: Tensor, options: dict[str, Any], 
         keep: rows whose output is wanted; 0: all.
         attn: attention implementation.
     """
-    cache = options["past_key_values"]
+    cache = options[CACHE]
     slides = cache is not None and cache.layers[index].is_sliding
     here = next(layer.parameters()).device == states.device  # else accelerate moves them when it is called
     return 0 < keep < states.shape[1] and attn in ("sdpa", "eager") and not slides and here
@@ -38,7 +39,7 @@ def last_rows(layer: Any, index: int, states: Tensor, options: dict[str, Any], k
         options: what it is called with, of that length; SDPA's or eager masks.
         keep: less than `length`.
     """
-    length, cache = states.shape[1], options["past_key_values"]
+    length, cache = states.shape[1], options[CACHE]
     cache = DynamicCache() if cache is None else cache
     cos, sin = options["position_embeddings"]
     cache.update(*keys_and_values(layer, states[:, :-keep], (cos[:, :-keep], sin[:, :-keep])), index)
@@ -46,7 +47,7 @@ def last_rows(layer: Any, index: int, states: Tensor, options: dict[str, Any], k
         "position_embeddings": (cos[:, -keep:], sin[:, -keep:]),
         "attention_mask": _rows(options["attention_mask"], length, keep, states),
         "position_ids": None,
-        "past_key_values": cache,
+        CACHE: cache,
     }
     rows: Tensor = layer(states[:, -keep:], **{**options, **own})
     return rows

@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from vtr_ray.models import CACHE
 from vtr_ray.reduction.kinds import Kind, layer_kinds
 from vtr_ray.reduction.layout import Layout, cut, on_device, take, whole
 from vtr_ray.reduction.masks import decode_mask, prefill_mask
@@ -155,7 +156,7 @@ class Prefill:
         Returns:
             The hidden states the layer runs on, [batch, length, width].
         """
-        self.cache = options.get("past_key_values", self.cache)
+        self.cache = options.get(CACHE, self.cache)
         if hidden_states.device != self.layout.index.device:
             self._move(hidden_states.device)
         if index in self.cuts:

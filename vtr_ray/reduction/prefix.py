@@ -10,13 +10,14 @@ import torch
 from torch import Tensor
 from transformers.cache_utils import DynamicCache
 
+from vtr_ray.models import CACHE
 from vtr_ray.reduction.kinds import Kind
 from vtr_ray.reduction.layout import Layout
 from vtr_ray.reduction.prompt import Prompt
 from vtr_ray.schedule import Schedule
 
 # What a layer is given anew in every pass.
-_OWN = ("attention_mask", "past_key_values", "use_cache")
+_OWN = ("attention_mask", CACHE, "use_cache")
 
 
 @dataclass(frozen=True)
