@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -14,6 +13,7 @@ from typer import Argument, Option
 
 from vtr_ray.commands import options
 from vtr_ray.errors import InputError, Stopped
+from vtr_ray.interrupts import Interrupted, interruptible
 
 # Imported inside the commands: Ray, torch and lmms-eval take seconds that --help should not.
 
@@ -413,15 +413,17 @@ def _console() -> Any:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point. Exit status 2 and one line for a user's mistake, 1 for `Stopped`, 128 + signal."""
     os.environ.setdefault("LOGURU_LEVEL", "WARNING")  # lmms-eval's debug lines
+    words = list(sys.argv[1:] if arguments is None else arguments)
     try:
-        status = typer.main.get_command(app).main(arguments and list(arguments), standalone_mode=False)
+        with interruptible():
+            status = typer.main.get_command(app).main(words, standalone_mode=False)
     except InputError as error:
         _fail(str(error))
     except Stopped as error:
         _fail(str(error), 1)
-    except KeyboardInterrupt as error:
-        print(f"vtr-ray: interrupted ({error or 'Ctrl-C'}); --resume goes on", file=sys.stderr)
-        sys.exit(128 + getattr(error, "signum", signal.SIGINT))
+    except Interrupted as error:
+        resumes = bool({"gsearch", "psigmoid", "pareto"}.intersection(words[:1]))
+        _fail(f"{error}{'; --resume goes on' if resumes else ''}", 128 + error.signum)
     except Exception as error:
         # typer keeps its own copy of click; its errors all know how to say what is wrong.
         if not hasattr(error, "format_message"):

@@ -12,7 +12,8 @@ import tuning_toys as toys
 
 from vtr_ray.errors import InputError
 from vtr_ray.evaluation.pool import EvaluatorPool
-from vtr_ray.tuning.cluster import Interrupted, connected
+from vtr_ray.interrupts import Interrupted
+from vtr_ray.tuning.cluster import connected
 from vtr_ray.tuning.run import run_search
 
 

@@ -6,11 +6,9 @@ import logging
 import os
 import secrets
 import signal
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import ray
@@ -22,16 +20,9 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from vtr_ray.errors import InputError
 from vtr_ray.evaluation.crew import mistake
+from vtr_ray.interrupts import Interrupted, interruptible
 
 _STORE = 256 * 2**20  # bytes; only schedules and outcomes travel
-
-
-class Interrupted(KeyboardInterrupt):
-    """SIGINT or SIGTERM came. What was finished is on disk."""
-
-    def __init__(self, signum: int) -> None:
-        super().__init__(f"stopped by {signal.Signals(signum).name}")
-        self.signum = signum
 
 
 @contextmanager
@@ -94,31 +85,6 @@ def on_every_node(call: Callable[[], Any], gpus: bool = False) -> dict[str, Any]
         return dict(zip(refs, ray.get(list(refs.values())), strict=True))
     except RayTaskError as error:
         raise mistake(error) from None
-
-
-@contextmanager
-def interruptible() -> Iterator[None]:
-    """SIGINT and SIGTERM raise `Interrupted` in the main thread; afterwards the old handlers are back."""
-    if threading.current_thread() is not threading.main_thread():
-        yield
-        return
-
-    received: list[int] = []
-
-    def handler(signum: int, frame: FrameType | None) -> None:
-        received.append(signum)
-        raise Interrupted(signum)
-
-    before = {signum: signal.signal(signum, handler) for signum in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield
-    except KeyboardInterrupt as error:
-        if not received or isinstance(error, Interrupted):
-            raise
-        raise Interrupted(received[0]) from None  # a wait inside Ray replaced ours
-    finally:
-        for signum, old in before.items():
-            signal.signal(signum, old if old is not None else signal.SIG_DFL)
 
 
 @contextmanager

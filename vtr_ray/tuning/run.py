@@ -12,8 +12,8 @@ from typing import Any, Protocol
 from vtr_ray.errors import InputError, Stopped
 from vtr_ray.evaluation.pool import PoolClient
 from vtr_ray.evaluation.statistics import lower_bound
+from vtr_ray.interrupts import interruptible
 from vtr_ray.schedule import Schedule
-from vtr_ray.tuning.cluster import interruptible
 from vtr_ray.tuning.directory import Entry, RunDirectory, Settings
 from vtr_ray.tuning.progress import Clock, Progress
 from vtr_ray.tuning.trials import Measured, Terms, Trial, run_trials
