@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -24,15 +25,16 @@ from vtr_ray.report.live import Display
 from vtr_ray.schedule import Schedule
 from vtr_ray.store import default_uri, ui_command
 from vtr_ray.tracking import Tracker
-from vtr_ray.tuning.directory import Settings, record_results, write_json
+from vtr_ray.tuning.directory import SEARCH, Settings, record_results, write_json
 from vtr_ray.tuning.run import Found, Search, run_search
 
+HOME = "VTR_RAY_HOME"
 DRAWN = ("FastV", "PDrop", "VTW", "P-Sigmoid")  # of the compared strategies
 
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Where results go. out: None is a new folder under `home()`, or with `resume` the newest one there."""
+    """Where results go. out: None is a new folder under `home()`, or with `resume` the newest one."""
 
     out: Path | None = None
     resume: bool = False
@@ -41,10 +43,12 @@ class RunOptions:
 
 
 def home() -> Path:
-    """Where runs and the MLflow store go by default.
+    """Where runs and the MLflow store go by default: `VTR_RAY_HOME`, else the current directory.
 
-    The current directory; inside a Ray job that is a copy that Ray deletes, so there `~/vtr_ray` it is.
+    Inside a Ray job that is a copy that Ray deletes, so there it is `~/vtr_ray`.
     """
+    if named := os.environ.get(HOME):
+        return Path(named).expanduser().absolute()
     return Path.home() / "vtr_ray" if "RAY_JOB_CONFIG_JSON_ENV_VAR" in os.environ else Path.cwd()
 
 
@@ -54,11 +58,35 @@ def run_directory(run: RunOptions, command: str) -> Path:
         return run.out.absolute()
     root = home() / "runs"
     if run.resume:
-        runs = sorted(path for path in root.glob(f"{command}-*") if path.is_dir())
+        begun = {path.parent for depth in ("", "*/") for path in root.glob(f"{command}-*/{depth}{SEARCH}")}
+        runs = {root / path.relative_to(root).parts[0] for path in begun}
         if not runs:
             raise InputError(f"no run to resume under {root}; name its directory with --out")
-        return runs[-1]
+        return max(runs, key=_age)
     return root / time.strftime(f"{command}-%Y%m%d-%H%M%S")
+
+
+def claimed(path: Path) -> Path:
+    """A new directory of that name; where others began in the same second, of the name and a number."""
+    for number in itertools.count(1):
+        chosen = path if number == 1 else path.with_name(f"{path.name}-{number}")
+        try:
+            chosen.mkdir(parents=True)
+        except FileExistsError:
+            continue
+        except OSError as error:
+            raise InputError(
+                f"cannot make the run directory {chosen}: {error.strerror}; name one with --out"
+            ) from None
+        return chosen
+    raise AssertionError
+
+
+def _age(run: Path) -> tuple[str, int]:
+    """Sorts directories that `claimed` made: by their second, then by their number."""
+    rest = run.name.partition("-")[2]
+    stamp, number = rest[:15], rest[16:]
+    return stamp, int(number) if number.isdigit() else 1
 
 
 class SearchJob:
@@ -106,6 +134,8 @@ class SearchJob:
         self.samples = data.search_samples(model)
         self.test = data.test_samples(model) if run.compare else None
         self._say_skipped()
+        if run.out is None and not run.resume:  # last: what fails before it leaves nothing behind
+            self.out = claimed(self.out)
 
     def tracker(self, out: Path, name: str | None = None) -> Tracker:
         """Mirrors `out` into MLflow. Open it before Ray: a store is created while Ray starts."""
