@@ -180,6 +180,24 @@ def test_disk(on_disk: Path, loaded: Any, samples: SampleSet, expected: list[Any
     assert not stale.exists() and one.exists() and other.exists()
 
 
+def test_a_new_folder_is_never_taken_for_a_dead_processs(monkeypatch: Any, tmp_path: Path) -> None:
+    monkeypatch.setattr(places.tempfile, "tempdir", str(tmp_path))
+    lock = places.fcntl.flock
+    others: list[Path] = []
+
+    def late(file: Any, how: int) -> None:
+        """Another process makes a folder, and looks for dead ones, right before this one has its lock."""
+        if not how & places.fcntl.LOCK_NB and not others:
+            others.append(tmp_path)
+            others.append(places.own_folder())
+        lock(file, how)
+
+    monkeypatch.setattr(places.fcntl, "flock", late)
+    ours = places.own_folder()
+    assert sorted(path.name for path in tmp_path.glob("*/*")) == ["lock", "lock"]
+    assert ours.is_dir() and others[1].is_dir() and ours != others[1]
+
+
 @pytest.mark.parametrize("full", ["no space", "no room", "file size"])
 def test_a_full_disk(
     full: str,

@@ -153,8 +153,11 @@ def own_folder() -> Path:
         except OSError:
             continue  # in use, or another user's
     folder = Path(tempfile.mkdtemp(prefix=_FOLDER))
-    lock = (folder / "lock").open("w")
+    # Locked before it has the name that others look for: between the two they would take it for a dead one's.
+    unnamed = folder / "new"
+    lock = unnamed.open("w")
     fcntl.flock(lock, fcntl.LOCK_EX)
+    unnamed.rename(folder / "lock")
     _locks.append(lock)
     return folder
 
