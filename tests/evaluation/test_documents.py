@@ -56,6 +56,17 @@ def test_own_tasks_come_before_those_that_ship(own):
     assert [one.question for one in load_documents(find_documents(["vtr_text_search"], own))] == ["Mine?"]
 
 
+def test_the_fingerprint_knows_metric_and_task_but_not_the_folder(own, tmp_path_factory):
+    def fingerprint(text, folder, score):
+        return load_documents(find_documents([text], folder), score).fingerprint
+
+    exact, anls = (fingerprint("double", own, score) for score in ("exact_match", "anls"))
+    assert exact != anls
+    moved = tmp_path_factory.mktemp("moved")
+    write_task(moved, TWO, "double", [("What?", "abcd"), ("What else?", "b")])
+    assert fingerprint("double", moved, "anls") == anls
+
+
 def test_the_score_counts_where_a_task_has_it(own):
     parts = find_documents(["double", "words"], own)
     with pytest.raises(InputError, match=r"double has the metrics .*--score METRIC"):

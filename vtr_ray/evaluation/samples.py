@@ -50,7 +50,8 @@ class Sample:
     answers: what counts as right; the first is the target of an exact match.
     exact: judged by exact match of one token sequence (`answers[0]`, end token included), so that one
         forward pass decides. Otherwise the sample generates and `judge` scores the answer.
-    judge: decoded answer -> score in [0, 1]; None: 1 where the answer is `answers[0]`, else 0.
+    judge: decoded answer -> score in [0, 1]; None: 1 where the answer is `answers[0]`, else 0. Its `names()`,
+        where it has them, say which judge it is.
     digest: SHA-256 of the encoded image, or of the video's files.
     max_new_tokens, until: where generation stops at the latest, and strings that end an answer.
     document: the sample's place in its task's documents, for figures of a whole set; -1: not of a task.
@@ -77,6 +78,15 @@ class Sample:
     def kind(self) -> str:
         """ "image" or "video"."""
         return "video" if self.is_video else "image"
+
+    @property
+    def judged_by(self) -> tuple[str, ...]:
+        """Names of what decides the score beside the answers, the same in every process: task and metric."""
+        if self.judge is None:
+            return ()
+        named: Callable[[], tuple[str, ...]] | None = getattr(self.judge, "names", None)
+        kind = getattr(self.judge, "__qualname__", type(self.judge).__qualname__)
+        return (kind,) if named is None else named()
 
     def score(self, answer: str) -> float:
         """Score in [0, 1] of a decoded answer."""
@@ -136,10 +146,11 @@ class SampleSet:
 
     @property
     def fingerprint(self) -> str:
-        """Hexadecimal digest of ids, images, questions and answers, in the order of the samples."""
+        """Hexadecimal digest of ids, images, questions, answers and judges, in the order of the samples."""
         digest = hashlib.sha256()
         for sample in self.samples:
-            for part in (sample.id, sample.digest, sample.question, str(sample.exact), *sample.answers):
+            parts = (sample.id, sample.digest, sample.question, str(sample.exact), *sample.answers)
+            for part in (*parts, *sample.judged_by):
                 digest.update(f"{len(part)}:{part}".encode())
             digest.update(b"\n")
         return digest.hexdigest()[:16]

@@ -41,6 +41,10 @@ class TaskJudge:
         task = _load_task(self.include, self.task)
         return _as_score(_results(task, self.document, answer), self.metric, self.task)
 
+    def names(self) -> tuple[str, str]:
+        """Task and metric."""
+        return self.task, self.metric
+
 
 def task_names(include: str | Path | None) -> list[str]:
     """Names of the tasks under a folder; None: lmms-eval's own (3.5 s)."""
