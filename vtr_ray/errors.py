@@ -16,6 +16,11 @@ class Stopped(RuntimeError):
 
 
 def first_line(error: BaseException) -> str:
-    """The first line of an error's message that says something, else the error's name."""
+    """The first line of an error's message that says something, else the error's name.
+
+    With the next one where it ends in a colon.
+    """
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    if not lines:
+        return type(error).__name__
+    return " ".join(lines[: 2 if lines[0].endswith(":") else 1])

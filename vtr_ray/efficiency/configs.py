@@ -38,9 +38,12 @@ def read_config(source: str) -> Any:
         return layout.native(text["vocab_size"] - 1, tied, layout.torch_dtype)
     from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-    if kind not in CONFIG_MAPPING:
+    if not isinstance(kind, str) or kind not in CONFIG_MAPPING:
         raise InputError(f"{source}: transformers knows no model type {kind!r}.")
-    return CONFIG_MAPPING[kind].from_dict(content)
+    try:
+        return CONFIG_MAPPING[kind].from_dict(content)
+    except Exception as error:  # each family validates with exceptions of its own
+        raise InputError(f"Cannot read a configuration from {source!r}: {first_line(error)}") from None
 
 
 def _content(source: str) -> dict[str, Any]:
@@ -58,7 +61,7 @@ def _content(source: str) -> dict[str, Any]:
             from transformers import PreTrainedConfig
 
             found, _ = PreTrainedConfig.get_config_dict(source)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise InputError(f"Cannot read a configuration from {source!r}: {first_line(error)}") from None
     if not isinstance(found, dict) or "model_type" not in found:
         raise InputError(f"{path} is no model's configuration: it has no model_type.")

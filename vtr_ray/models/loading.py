@@ -121,7 +121,7 @@ def load_config(path: str) -> Any:
         config = transformers.AutoConfig.from_pretrained(
             path, trust_remote_code=False, local_files_only=local
         )
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # each family validates with exceptions of its own
         raise InputError(f"Cannot load a model from {path!r}: {first_line(error)}") from None
     family_of(config)
     projector_settings(config)
