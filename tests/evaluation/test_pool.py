@@ -96,7 +96,18 @@ def test_two_pools_of_one_name_do_not_meet(pool: EvaluatorPool) -> None:
         ray.get_actor(one.names[0])
 
 
-@pytest.mark.parametrize("ask", [{"cpus": 8.0}, {"actors": 9}, {"gpus": 0.5}, {"actors": 0}, {"cpus": -1.0}])
+@pytest.mark.parametrize(
+    "ask",
+    [
+        {"cpus": 8.0},
+        {"actors": 9},
+        {"gpus": 0.5},
+        {"actors": 0},
+        {"cpus": -1.0},
+        {"gpus": 1.5},
+        {"cpus": float("nan")},
+    ],
+)
 def test_more_than_the_cluster_has_is_refused_at_once(ask: dict[str, float]) -> None:
     with pytest.raises(InputError, match=r"do not fit|at least one|cannot hold"):
         EvaluatorPool(toys.Make(), **ask)  # type: ignore[arg-type]

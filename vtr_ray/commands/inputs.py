@@ -14,7 +14,7 @@ from vtr_ray.errors import InputError
 from vtr_ray.evaluation.documents import find_documents, load_documents
 from vtr_ray.evaluation.evaluator import EvaluatorSpec
 from vtr_ray.evaluation.llava import load_llava
-from vtr_ray.evaluation.pool import EvaluatorPool
+from vtr_ray.evaluation.pool import EvaluatorPool, check_shares
 from vtr_ray.evaluation.prefix_cache import parse_size
 from vtr_ray.evaluation.samples import FRAMES, SampleSet
 from vtr_ray.evaluation.suites import load_tasks
@@ -73,6 +73,9 @@ class PoolOptions:
     actors: int = 1
     cpus: float | None = None
     gpus: float | None = None
+
+    def __post_init__(self) -> None:
+        check_shares(self.cpus or 0, self.gpus or 0)  # a mistake must fail before anything starts
 
     def open(
         self, model: ModelOptions, samples: Samples, name: str, decode: DecodeReduction | None = None

@@ -156,10 +156,7 @@ class EvaluatorPool(PoolClient):
     ) -> None:
         if actors < 1:
             raise InputError(f"the pool needs at least one evaluator actor, not {actors}")
-        if cpus < 0 or gpus < 0:
-            raise InputError(
-                f"an evaluator actor cannot hold {cpus:g} CPUs and {gpus:g} GPUs; give 0 or more"
-            )
+        check_shares(cpus, gpus)
         if not wait_for_nodes:
             _check_fits(actors, cpus, gpus)
         unique = uuid.uuid4().hex[:12]
@@ -206,6 +203,16 @@ class EvaluatorPool(PoolClient):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def check_shares(cpus: float, gpus: float) -> None:
+    """Refuse what no actor can hold: Ray shares one GPU out, but no GPU beside a whole one."""
+    if not (0 <= cpus < math.inf and 0 <= gpus < math.inf):
+        raise InputError(f"an evaluator actor cannot hold {cpus:g} CPUs and {gpus:g} GPUs; give 0 or more")
+    if gpus > 1 and gpus != int(gpus):
+        raise InputError(
+            f"an evaluator actor cannot hold {gpus:g} GPUs; give a whole number, or a part of one GPU"
+        )
 
 
 def _get(refs: Any) -> Any:
