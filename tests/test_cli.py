@@ -1,3 +1,4 @@
+import errno
 import json
 import socket
 
@@ -67,9 +68,12 @@ def test_frames_out_of_range(capsys):
     assert "frames" in refused(capsys, "gsearch", "--frames", "0")
 
 
-@pytest.mark.parametrize("rates", [[1, 0.2, 0.5], [1, 1.2], [1, -0.1], [0.5, 0.5], [1, "x"], []])
+@pytest.mark.parametrize(
+    "rates", [[1, 0.2, 0.5], [1, 1.2], [1, -0.1], [0.5, 0.5], [1, "x"], [], [1, 10**400], None]
+)
 def test_rates_that_are_none(capsys, tmp_path, rates):
-    (tmp_path / "s.json").write_text(json.dumps({"rates": rates}))
+    deep = '{"rates": ' + "[" * 100_000
+    (tmp_path / "s.json").write_text(deep if rates is None else json.dumps({"rates": rates}))
     for command in ("evaluate", "show"):
         assert "s.json" in refused(capsys, command, str(tmp_path / "s.json"))
 
@@ -80,6 +84,71 @@ def test_busy_port(capsys):
         taken.listen()
         port = taken.getsockname()[1]
         assert str(port) in refused(capsys, "gsearch", "--ui-port", str(port))
+
+
+@pytest.mark.parametrize("port", ["-1", "0", "65536", "70000"])
+def test_a_port_that_is_none(capsys, port):
+    assert f"port {port} is none" in refused(capsys, "gsearch", "--ui-port", port)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (("show", "s.json", "--tokens", "-5"), "--tokens"),
+        (("show", "s.json", "--figure", "x.foo"), "x.foo"),
+        (("show", "s.json", "--figure", "x"), "png"),
+        (("show", "s.json", "--figure", "gone/x.png"), "gone/x.png: No such file"),
+        (("show", "s.json", "--figure", "s.json/x.png"), "s.json/x.png: Not a directory"),
+        (("samples", "quiz.json", "--out", "gone/split.json"), "gone/split.json: No such file"),
+        (("samples", "quiz.json", "--out", "."), "cannot write ."),
+        (("samples", "."), ". does not exist"),
+        (("gsearch", "--out", "x" * 300), "File name too long"),
+        (("psigmoid", "--budget", "0.5", "--out", "x" * 300), "File name too long"),
+        (("gsearch", "--out", "s.json/run"), "s.json is a file"),
+        (("gsearch", "--samples", "x" * 300), "File name too long"),
+        (("gsearch", "--model", "x" * 300), "File name too long"),
+        (("show", "x" * 300), "File name too long"),
+    ],
+)
+def test_paths_that_cannot_be_used(capsys, tmp_path, arguments, said):
+    Schedule.from_rates([1, 1, 0.5]).save(tmp_path / "s.json")
+    turns = [{"from": "human", "value": "<image>?"}, {"from": "gpt", "value": "a"}]
+    (tmp_path / "quiz.json").write_text(json.dumps([{"id": "1", "image": "1.png", "conversations": turns}]))
+    assert said in refused(capsys, *arguments)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["quiz.json", "s.json"]
+
+
+@pytest.mark.parametrize("named", [["mine"], ["mine/run"], ["mine/run/deeper"], ["x", "--figure=mine/run"]])
+def test_any_error_about_a_path_that_was_named_is_one_line(capsys, monkeypatch, tmp_path, named):
+    def broken(path):
+        raise PermissionError(errno.EACCES, "Permission denied", str(tmp_path / path))
+
+    monkeypatch.setattr(Schedule, "load", lambda _: broken("mine/run"))
+    assert "mine/run: Permission denied" in refused(capsys, "show", *named)
+    monkeypatch.setattr(Schedule, "load", lambda _: broken("other"))
+    with pytest.raises(PermissionError):
+        main(["show", *named])
+
+
+@pytest.mark.parametrize(
+    "shares",
+    [("--cpus-per-actor", "nan"), ("--gpus-per-actor", "nan"), ("--gpus-per-actor", "1.5"),
+     ("--gpus-per-actor", "inf"), ("--cpus-per-actor", "-1")],
+)  # fmt: skip
+def test_shares_that_no_actor_can_hold(capsys, shares):
+    assert "cannot hold" in refused(capsys, "gsearch", *shares)
+    assert "cannot hold" in refused(capsys, "evaluate", "--strategy", "fastv", *shares)
+
+
+@pytest.mark.parametrize(
+    "change", [{"text_config": 7}, {"text_config": {"model_type": "llama", "hidden_size": "x"}}]
+)
+def test_a_configuration_that_is_none(capsys, tiny_llava_dir, tmp_path, change):
+    config = json.loads((tiny_llava_dir / "config.json").read_text())
+    (tmp_path / "config.json").write_text(json.dumps({**config, **change}))
+    for command in ("gsearch", "plan"):
+        line = refused(capsys, command, "--model", str(tmp_path))
+        assert "Validation error for field" in line and "got" in line
 
 
 def test_resume_without_a_run(capsys, tmp_path):

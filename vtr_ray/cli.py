@@ -302,7 +302,7 @@ def convert(
 @app.command()
 def show(
     schedule: Annotated[Path, Argument(help="a schedule file")],
-    tokens: Annotated[int | None, Option(help="vision tokens N: show counts too")] = None,
+    tokens: Annotated[int | None, Option(min=1, help="vision tokens N: show counts too")] = None,
     model: Annotated[
         str | None, Option(help="show FLOPs and KV cache on this model, as plan takes it")
     ] = None,
@@ -424,12 +424,29 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except Interrupted as error:
         resumes = bool({"gsearch", "psigmoid", "pareto"}.intersection(words[:1]))
         _fail(f"{error}{'; --resume goes on' if resumes else ''}", 128 + error.signum)
+    except OSError as error:
+        if (line := _named_path(error, sys.argv[1:] if arguments is None else arguments)) is None:
+            raise
+        _fail(line)
     except Exception as error:
         # typer keeps its own copy of click; its errors all know how to say what is wrong.
         if not hasattr(error, "format_message"):
             raise
         _fail(error.format_message() + "; see vtr-ray --help")
     sys.exit(status if isinstance(status, int) else 0)
+
+
+def _named_path(error: OSError, arguments: Sequence[str]) -> str | None:
+    """The line for a path that the user named and that cannot be used; None: the error is about another."""
+    if error.strerror is None or not isinstance(error.filename, str):
+        return None
+    failed = Path(error.filename).absolute()
+    for argument in arguments:
+        option, equals, value = argument.partition("=")
+        named = Path(value if option.startswith("-") and equals else argument).absolute()
+        if named in (failed, *failed.parents) or failed in named.parents:
+            return f"{error.filename}: {error.strerror}; name another path"
+    return None
 
 
 def _fail(message: str, status: int = 2) -> None:

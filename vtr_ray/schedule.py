@@ -156,7 +156,7 @@ class Schedule:
             content = json.loads(source.read_text(encoding="utf-8"))
         except OSError as error:
             raise InputError(f"Cannot read the schedule {source}: {error.strerror}.") from None
-        except ValueError:
+        except (ValueError, RecursionError):
             raise InputError(f"The schedule {source} is not JSON; write it with Schedule.save.") from None
         try:
             return cls.from_dict(content)
@@ -169,7 +169,10 @@ def _checked_rates(rates: Iterable[Any]) -> tuple[float, ...]:
     for layer, rate in enumerate(rates, start=1):
         if isinstance(rate, (bool, str)) or not hasattr(rate, "__float__"):
             raise InputError(f"The keeping rate of layer {layer} is {rate!r}; use a number in [0, 1].")
-        value = float(rate)
+        try:
+            value = float(rate)
+        except OverflowError:  # an integer that no float can hold
+            value = math.inf
         if not 0.0 <= value <= 1.0:  # also refuses NaN
             raise InputError(f"The keeping rate of layer {layer} is {value}; use a number in [0, 1].")
         if checked and value > checked[-1]:

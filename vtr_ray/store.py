@@ -21,8 +21,10 @@ def default_uri(folder: str | Path = ".") -> str:
 def ui_command(uri: str, port: int | None = None) -> str:
     """The line that shows the runs: a command that serves them on this machine, or a server's own address.
 
-    port: default: the first free one from 5000. Raises InputError when the named one is busy.
+    port: default: the first free one from 5000. Raises InputError when the named one is none or busy.
     """
+    if port is not None and not 1 <= port <= 65535:
+        raise InputError(f"port {port} is none; name one from 1 to 65535 for the MLflow UI")
     if uri.startswith(("http://", "https://")):
         return uri
     if port is None:

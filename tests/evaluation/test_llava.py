@@ -1,6 +1,8 @@
+import errno
 import io
 import json
 import pickle
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -120,6 +122,10 @@ def test_the_fingerprint_sees_every_part(tmp_path):
     assert len(fingerprints) == 7
     again = load_llava(write(tmp_path / "s.json", [entry("1")])).fingerprint
     assert again in fingerprints
+    (sample,) = load_llava(tmp_path / "s.json")
+    for judge in (str.isalpha, str.isdigit):
+        fingerprints.add(SampleSet((replace(sample, judge=judge),)).fingerprint)
+    assert len(fingerprints) == 9
 
 
 @pytest.mark.parametrize(
@@ -133,6 +139,8 @@ def test_the_fingerprint_sees_every_part(tmp_path):
         ('[{"id": 1},]', "entry 1 is not"),
         ('[{"id": 1}', "entry 1 is broken or the file ends"),
         ('[{"id": 1}, {"id": ', "entry 1 is broken"),
+        ('[{"id": ' + "[" * 100_000, "entry 0 cannot be read"),
+        ('[{"id": ' + "1" * 5000 + "}]", "entry 0 cannot be read"),
     ],
 )
 def test_a_broken_json_is_a_clear_error(tmp_path, content, message):
@@ -150,6 +158,16 @@ def test_missing_files_and_folders_are_clear_errors(tmp_path):
         load_llava(path, tmp_path / "nowhere")
     path.write_bytes(b'[{"id": "\xff"}]')
     with pytest.raises(InputError, match="UTF-8"):
+        load_llava(path)
+
+
+def test_a_file_that_must_not_be_read_is_a_clear_error(tmp_path, monkeypatch):
+    def refuse(*_, **__):
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    path = write(tmp_path / "s.json", [])
+    monkeypatch.setattr(Path, "open", refuse)
+    with pytest.raises(InputError, match=r"s\.json: Permission denied"):
         load_llava(path)
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from vtr_ray import strategies
+from vtr_ray.errors import InputError
 from vtr_ray.report.curve import draw_curve
 
 SCHEDULES = {"ours": strategies.fastv(12), "none": strategies.none(12)}
@@ -34,6 +35,9 @@ def test_any_thread_may_draw(tmp_path: Path) -> None:
 
 
 def test_an_unknown_format_leaves_nothing_behind(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="nonsense"):
+    with pytest.raises(InputError, match="nonsense"):
         draw_curve(SCHEDULES, tmp_path / "curve.nonsense")
-    assert list(tmp_path.iterdir()) == []
+    (tmp_path / "curve.png").mkdir()
+    with pytest.raises(InputError, match=r"curve\.png: Is a directory"):
+        draw_curve(SCHEDULES, tmp_path / "curve.png")
+    assert [file.name for file in tmp_path.iterdir()] == ["curve.png"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 from dataclasses import replace
 from pathlib import Path
@@ -120,6 +121,33 @@ def test_a_fresh_run_never_writes_over_another(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(InputError, match=r"is a file"):
         RunDirectory(tmp_path / "file", SETTINGS, STATE)
+
+
+@pytest.mark.parametrize("path", ["/proc/x/run", "x" * 300, "file/run"])
+def test_where_no_directory_can_be_there_is_no_run(tmp_path: Path, path: str) -> None:
+    (tmp_path / "file").write_text("")
+    with pytest.raises(InputError, match="run"):
+        RunDirectory(tmp_path / path, SETTINGS, STATE)
+
+
+def test_a_folder_that_may_not_be_entered_holds_no_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object, **__: object) -> None:
+        raise PermissionError(errno.EACCES, "Permission denied")
+
+    monkeypatch.setattr(Path, "stat", refuse)
+    for resume in (False, True):
+        with pytest.raises(InputError, match=r"run directory: Permission denied"):
+            check_run_directory(tmp_path / "run", resume)
+
+
+def test_a_run_directory_that_cannot_be_written_is_refused_early(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("os.access", lambda *_: False)
+    with pytest.raises(InputError, match="cannot be written"):
+        check_run_directory(tmp_path / "new" / "run", resume=False)
 
 
 def test_one_process_at_a_time(tmp_path: Path) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import random
 from collections import Counter
 from collections.abc import Iterator
@@ -25,6 +24,7 @@ from vtr_ray.evaluation.samples import (
     read_image,
 )
 from vtr_ray.evaluation.video import open_video, read_video, video_digest
+from vtr_ray.files import replacing
 
 MARKERS = ("<image>", "<video>")
 """What stands for the image or the video in a question; LLaVA's own video data write `<image>`."""
@@ -196,10 +196,10 @@ def make_split(
     there are fewer. Same seed, same split. Reads the JSON entry by entry: memory stays at what is drawn.
 
     output: default `<name>_split.json` beside the input; written to a temporary name and renamed.
-    Raises InputError: no such file, not a JSON list, no candidates.
+    Raises InputError: no such file, not a JSON list, no candidates, an output that cannot be written.
     """
     path = Path(path)
-    output = Path(output) if output is not None else path.with_name(f"{path.stem}_split.json")
+    output = Path(output) if output is not None else path.parent / f"{path.stem}_split.json"
     if per_source < 1:
         raise InputError(f"per_source is {per_source}; it must be at least 1")
     drawn: dict[str, list[tuple[int, Entry]]] = {}
@@ -236,9 +236,8 @@ def make_split(
         for source in sorted(drawn)
         for _, entry in sorted(drawn[source], key=lambda pair: pair[0])
     ]
-    temporary = output.with_name(f".{output.name}.{os.getpid()}")
-    temporary.write_text(json.dumps(entries, indent=1, ensure_ascii=False), encoding="utf-8")
-    temporary.replace(output)
+    with replacing(output) as temporary:
+        temporary.write_text(json.dumps(entries, indent=1, ensure_ascii=False), encoding="utf-8")
     counts = {source: len(drawn[source]) for source in sorted(drawn)}
     return Split(output, counts, dict(sorted(candidates.items())), read)
 
@@ -246,13 +245,13 @@ def make_split(
 def read_entries(path: Path) -> Iterator[dict[str, Any]]:
     """The objects of a JSON list, one by one: a file of gigabytes needs megabytes of memory.
 
-    Raises InputError: no such file, not UTF-8, not a JSON list of objects.
+    Raises InputError: no such file, one that cannot be read, not UTF-8, not a JSON list of objects.
     """
-    if not path.is_file():
-        raise InputError(f"{path} does not exist; name a LLaVA-format JSON file")
     decoder = json.JSONDecoder()
-    with path.open(encoding="utf-8-sig") as file:
-        try:
+    try:
+        if not path.is_file():
+            raise InputError(f"{path} does not exist; name a LLaVA-format JSON file")
+        with path.open(encoding="utf-8-sig") as file:
             buffer = file.read(_CHUNK).lstrip()
             if not buffer.startswith("["):
                 raise InputError(f"{path} is not a LLaVA-format JSON: it must hold a list of objects")
@@ -274,11 +273,15 @@ def read_entries(path: Path) -> Iterator[dict[str, Any]]:
                         continue
                     except json.JSONDecodeError:
                         pass  # cut by the end of the buffer, unless there is no more to read
+                    except (ValueError, RecursionError) as error:  # a number of too many digits; too deep
+                        raise InputError(f"{path}: entry {number} cannot be read: {error}") from None
                 elif mark:
                     raise InputError(f"{path}: entry {number} is not a JSON object")
                 chunk = file.read(_CHUNK)
                 if not chunk or len(buffer) - position > _LONGEST_ENTRY:
                     raise InputError(f"{path}: entry {number} is broken or the file ends too early")
                 buffer, position = buffer[position:] + chunk, 0
-        except UnicodeDecodeError as error:
-            raise InputError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
+    except UnicodeDecodeError as error:
+        raise InputError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror}; name a LLaVA-format JSON file") from None

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -10,6 +9,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from vtr_ray.errors import InputError
+from vtr_ray.files import replacing
 from vtr_ray.schedule import Schedule
 
 
@@ -19,6 +20,9 @@ def draw_curve(schedules: Mapping[str, Schedule], path: str | Path, title: str |
     The first schedule is drawn strongest and its area filled; the legend states every memory cost. The file's
     ending decides the format (png, svg, pdf). Written to a temporary name and renamed. No pyplot: any thread
     may call it.
+
+    Raises:
+        InputError: an ending that names no format, a place that cannot be written.
     """
     path = Path(path)
     figure = Figure(figsize=(7.0, 4.0), layout="constrained")
@@ -49,7 +53,9 @@ def draw_curve(schedules: Mapping[str, Schedule], path: str | Path, title: str |
         axes.legend(fontsize=8)
     if title:
         axes.set_title(title)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    figure.savefig(temporary, dpi=120)
-    temporary.replace(path)
+    known = figure.canvas.get_supported_filetypes()
+    if path.suffix[1:].lower() not in known:
+        raise InputError(f"cannot draw {path}: no format has that ending; use one of: {', '.join(known)}")
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=120)
     return path

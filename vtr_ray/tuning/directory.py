@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import Any, Self
 
 from vtr_ray.errors import InputError
+from vtr_ray.files import replacing
 from vtr_ray.schedule import Schedule
 
 SEARCH, LEDGER, SCHEDULE, RESULTS = "search.json", "ledger.jsonl", "schedule.json", "results.json"
@@ -84,9 +85,17 @@ class Entry:
 def check_run_directory(path: str | Path, resume: bool) -> None:
     """Refuse early, before models load, what `RunDirectory` would refuse.
 
-    Raises InputError: `resume` without a run there, or a run there without `resume`.
+    Raises InputError: `resume` without a run there, or a run there without `resume`; a place where no
+    directory can be.
     """
     path = Path(path)
+    try:
+        _check_run_directory(path, resume)
+    except OSError as error:  # no right to look, a name that is too long
+        raise InputError(f"{path} cannot be a run directory: {error.strerror}; name another") from None
+
+
+def _check_run_directory(path: Path, resume: bool) -> None:
     if resume and not (path / SEARCH).is_file():
         raise InputError(
             f"{path} is not a run directory (no {SEARCH}); name the directory of a search to resume"
@@ -95,8 +104,11 @@ def check_run_directory(path: str | Path, resume: bool) -> None:
         raise InputError(
             f"{path} already holds a search; pass --resume to go on with it, or another directory"
         )
-    if path.exists() and not path.is_dir():
-        raise InputError(f"{path} is a file; name a directory for the run")
+    there = next(folder for folder in (path, *path.absolute().parents) if folder.exists())
+    if not there.is_dir():
+        raise InputError(f"{there} is a file; name a directory for the run")
+    if not resume and not os.access(there, os.W_OK | os.X_OK):
+        raise InputError(f"{there} cannot be written; name another directory for the run")
 
 
 def read_settings(path: str | Path) -> Settings:
@@ -112,7 +124,7 @@ def read_search(path: str | Path) -> dict[str, Any]:
     try:
         content = json.loads(file.read_text(encoding="utf-8"))
         missing = {*Settings.__dataclass_fields__, "id", "state"} - content.keys()
-    except (OSError, ValueError, AttributeError) as error:
+    except (OSError, ValueError, AttributeError, RecursionError) as error:
         raise InputError(
             f"{file} cannot be read as JSON ({error}); start a search in another directory"
         ) from None
@@ -128,13 +140,11 @@ def read_ledger(path: str | Path) -> list[Entry]:
 
 def write_json(path: Path, content: Any) -> None:
     """Write to a temporary name in the same directory, sync, rename."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}")
-    with temporary.open("w", encoding="utf-8") as file:
+    with replacing(path) as temporary, temporary.open("w", encoding="utf-8") as file:
         json.dump(content, file, indent=1)
         file.write("\n")
         file.flush()
         os.fsync(file.fileno())
-    temporary.replace(path)
 
 
 def record_results(
@@ -175,9 +185,9 @@ class RunDirectory:
             self._check_same(ours, read_search(self.path))
         try:
             self.path.mkdir(parents=True, exist_ok=True)
-            self._ledger = (self.path / LEDGER).open("r+b" if resume else "a+b", buffering=0)
-        except FileNotFoundError:  # killed between the two files: nothing had finished yet
-            self._ledger = (self.path / LEDGER).open("a+b", buffering=0)
+            # No ledger to resume: killed between the two files, nothing had finished yet.
+            there = resume and (self.path / LEDGER).exists()
+            self._ledger = (self.path / LEDGER).open("r+b" if there else "a+b", buffering=0)
         except OSError as error:
             raise InputError(f"cannot write the run directory {self.path}: {error.strerror}") from None
         try:
