@@ -66,6 +66,19 @@ def test_pdrops_lambda_at_fastvs_budget(drop: float) -> None:
     assert schedule.memory_cost == pytest.approx(cost, abs=1e-12)
 
 
+@pytest.mark.parametrize("keep", [0.25, 0.5, 0.6, 0.75])
+def test_a_solved_parameter_gives_the_counts_of_the_one_meant(keep: float) -> None:
+    """The solver's last digits cost no token, neither where counts are rounded down nor at a tie."""
+    meant = strategies.pyramid_drop(32, keep=keep)
+    assert strategies.at_memory_cost("pyramid_drop", 32, meant.memory_cost).counts(576) == meant.counts(576)
+    for layers in range(3, 40):
+        meant = strategies.fastv(layers, drop=1 - keep)
+        solved = strategies.at_memory_cost("fastv", layers, meant.memory_cost)
+        assert all(solved.counts(n) == meant.counts(n) for n in (577, 578, 580, 585))
+    solved = strategies.at_memory_cost("pyramid_drop", 32, 0.46875)
+    assert solved.counts(576)[::8] == [576, 288, 144, 72]
+
+
 def test_pdrops_three_stages_leave_a_quarter() -> None:
     """Below it no lambda helps; earlier stages do."""
     with pytest.raises(InputError, match=r"its lowest is 0\.25"):

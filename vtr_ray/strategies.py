@@ -151,9 +151,9 @@ def _solve_fastv(num_layers: int, memory_cost: float, after_layer: int = 2) -> S
         raise InputError(
             f"fastv after layer {after_layer} of {num_layers} removes nothing; use an earlier layer."
         )
-    drop = (1.0 - memory_cost) * num_layers / (num_layers - after_layer)
-    _reachable("fastv", drop <= 1.0 + 1e-12, memory_cost, after_layer / num_layers)
-    return fastv(num_layers, drop=min(drop, 1.0), after_layer=after_layer)
+    drop = _short((1.0 - memory_cost) * num_layers / (num_layers - after_layer))
+    _reachable("fastv", drop <= 1.0, memory_cost, after_layer / num_layers)
+    return fastv(num_layers, drop=drop, after_layer=after_layer)
 
 
 def _solve_vtw(num_layers: int, memory_cost: float) -> Schedule:
@@ -167,7 +167,7 @@ def _solve_pyramid_drop(num_layers: int, memory_cost: float, layers: Sequence[in
         return pyramid_drop(num_layers, layers, keep).memory_cost - memory_cost
 
     _reachable("pyramid_drop", excess(0.0) <= 1e-12, memory_cost, excess(0.0) + memory_cost)
-    return pyramid_drop(num_layers, layers, _root(excess, 0.0, 1.0))
+    return pyramid_drop(num_layers, layers, _short(_root(excess, 0.0, 1.0)))
 
 
 def _solve_p_sigmoid(num_layers: int, memory_cost: float, k: float | None = None) -> Schedule:
@@ -175,8 +175,8 @@ def _solve_p_sigmoid(num_layers: int, memory_cost: float, k: float | None = None
         raise InputError("p_sigmoid needs its steepness: pass k=...")
     if num_layers < 3:
         raise InputError(f"p_sigmoid reduces layers 3..L; {num_layers} layers leave none.")
-    budget = (memory_cost * num_layers - 2) / (num_layers - 2)
-    _reachable("p_sigmoid", budget >= -1e-12, memory_cost, 2 / num_layers)
+    budget = _short((memory_cost * num_layers - 2) / (num_layers - 2))
+    _reachable("p_sigmoid", budget >= 0.0, memory_cost, 2 / num_layers)
     return p_sigmoid(num_layers, min(max(budget, 0.0), 1.0), k)
 
 
@@ -186,6 +186,11 @@ _SOLVERS: dict[str, tuple[Callable[..., Schedule], tuple[str, ...]]] = {
     "pyramid_drop": (_solve_pyramid_drop, ("layers",)),
     "p_sigmoid": (_solve_p_sigmoid, ("k",)),
 }
+
+
+def _short(parameter: float) -> float:
+    """Without the digits that a solver gets wrong: 0.4999999999999988 would lose a token in rounding."""
+    return round(parameter, 12)
 
 
 def _root(excess: Callable[[float], float], low: float, high: float) -> float:

@@ -185,3 +185,20 @@ def test_what_is_refused() -> None:
         reduce_vision_tokens(model_of("qwen2-vl", "sdpa"), grid),
     ):
         pass
+
+
+def test_gemma_3_generates_as_its_checkpoints_ask() -> None:
+    """Their generation_config says "hybrid", which generate() turns into its dynamic cache."""
+    model, batch = copy.deepcopy(model_of("gemma3", "sdpa")), prompts("gemma3")
+    inputs = inputs_of(batch, model)
+    with torch.no_grad(), reduce_vision_tokens(model, GEMMA):
+        expected = model.generate(**inputs, max_new_tokens=3, **PLAIN)
+        model.generation_config.cache_implementation = "hybrid"
+        found = model.generate(**inputs, max_new_tokens=3, **PLAIN)
+        assert torch.equal(found.sequences, expected.sequences)
+        assert [layer.keys.shape for layer in cache_of(found).layers] == [
+            layer.keys.shape for layer in cache_of(expected).layers
+        ]
+        for static in ("static", "sliding_window", "hybrid_chunked", "offloaded_hybrid"):
+            with pytest.raises(Unsupported, match="cache_implementation"):
+                model.generate(**inputs, max_new_tokens=3, cache_implementation=static)

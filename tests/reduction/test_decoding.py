@@ -105,7 +105,7 @@ def test_prompt_mask_covers_the_prompt_of_every_returned_sequence(tiny_llava: An
 
 
 def test_what_cannot_be_followed_is_refused(tiny_llava: Any) -> None:
-    from transformers import StaticCache
+    from transformers import GenerationConfig, StaticCache
 
     inputs, _ = batch(PROMPTS, "left")
     width = inputs["input_ids"].shape[1]
@@ -116,6 +116,7 @@ def test_what_cannot_be_followed_is_refused(tiny_llava: Any) -> None:
             ({"assistant_model": model}, "its own assistant"),
             ({"cache_implementation": "static"}, "cache_implementation='static'"),
             ({"prefill_chunk_size": 4}, "prefill_chunk_size"),
+            ({"guidance_scale": 1.5}, "guidance_scale"),
         ):
             with pytest.raises(NotImplementedError, match=match):
                 model.generate(**inputs, **GREEDY, **options)
@@ -137,11 +138,24 @@ def test_what_cannot_be_followed_is_refused(tiny_llava: Any) -> None:
         with pytest.raises(InputError, match="ends with its image"):
             model.generate(input_ids=ends.ids[None], pixel_values=ends.pixels, **GREEDY)
     model.generation_config.prefill_chunk_size = 4
-    with reduce_vision_tokens(model, GRADUAL), pytest.raises(NotImplementedError, match="prefill_chunk_size"):
-        model.generate(**inputs, **GREEDY)
+    with reduce_vision_tokens(model, GRADUAL):
+        for given in ({}, {"generation_config": GenerationConfig(max_new_tokens=2)}):  # which fills its gaps
+            with pytest.raises(NotImplementedError, match="prefill_chunk_size"):
+                model.generate(**inputs, **({} if given else GREEDY), **given)
     model.generation_config.prefill_chunk_size = None
     with reduce_vision_tokens(model, strategies.none(LAYERS)):
         model.generate(**inputs, **GREEDY)  # nothing is reduced: nothing is refused
+
+
+def test_beams_asked_for_by_the_models_own_configuration(tiny_llava: Any) -> None:
+    """A configuration that a call gives leaves to the model's own what it does not say."""
+    from transformers import GenerationConfig
+
+    inputs, prompt = batch(PROMPTS, "left")
+    tiny_llava.generation_config.num_beams = 2
+    with torch.no_grad(), reduce_vision_tokens(tiny_llava, GRADUAL, prompt_mask=prompt) as reduction:
+        tiny_llava.generate(**inputs, generation_config=GenerationConfig(max_new_tokens=2))
+        assert reduction.kept[-1].shape[0] == 2 * len(PROMPTS)
 
 
 def test_a_window_that_hides_vision_tokens_from_every_ranking_row_is_refused(

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from vtr_ray import strategies
 from vtr_ray.reduction import reduce_vision_tokens
+from vtr_ray.reduction.decoding import new_token_scores
 from vtr_ray.reduction.layout import cut, whole
 from vtr_ray.reduction.prompt import compact, read_prompt
 from vtr_ray.reduction.scoring import attention_scores
@@ -152,3 +153,25 @@ def test_a_window_leaves_what_it_hides_out_of_the_softmax() -> None:
             products = 0.3 * key[0, head // 2, seen] @ query[0, row, head]
             rows[row, seen] += products.softmax(-1) / 4
     torch.testing.assert_close(found[0], rows.mean(0))
+
+
+@pytest.mark.parametrize("several", [True, False])
+def test_scores_are_float32_also_under_autocast(several: bool) -> None:
+    draw = torch.Generator().manual_seed(0)
+    vision = torch.zeros(2, 12, dtype=torch.bool)
+    vision[:, 2:8] = True
+    layout = whole(read_prompt(vision, None, None), generating=False)
+    rows, weights = (layout.rows, layout.prompt.weights) if several else (layout.last, None)
+    query = torch.randn(2, rows.shape[1], 4, 8, generator=draw)
+    key = torch.randn(2, 2, 12, 8, generator=draw)
+
+    def scored() -> list[Tensor]:
+        new = new_token_scores(query.transpose(1, 2)[:, :, :1], key, 0.35, layout.valid)
+        return [attention_scores(query, key, 0.35, layout, rows, weights), new]
+
+    expected = scored()
+    with torch.autocast("cpu", torch.bfloat16):
+        found = scored()
+        assert (query[0] @ query[0].transpose(1, 2)).dtype == torch.bfloat16
+    for own, wanted in zip(found, expected, strict=True):
+        assert own.dtype == torch.float32 and torch.equal(own, wanted)

@@ -18,7 +18,8 @@ from vtr_ray.errors import InputError
 from vtr_ray.reduction.kinds import layer_kinds
 from vtr_ray.reduction.layout import Layout, cut
 from vtr_ray.reduction.passes import Decode, Prefill
-from vtr_ray.reduction.refusals import Unsupported
+from vtr_ray.reduction.refusals import Unsupported, option_reader
+from vtr_ray.reduction.scoring import in_float32
 from vtr_ray.schedule import Schedule
 
 
@@ -85,12 +86,7 @@ def check_decoding(decoder: Any, schedule: Schedule, settings: DecodeReduction) 
 
 def check_modes(model: Any, options: Mapping[str, Any]) -> None:
     """Refuse modes of generate() that take back tokens, change rows, or keep no cache."""
-    config = options.get("generation_config") or model.generation_config
-
-    def value(name: str) -> Any:
-        found = options.get(name)
-        return getattr(config, name, None) if found is None else found
-
+    value = option_reader(model, options)
     for name, refused in (
         ("num_beams", (value("num_beams") or 1) > 1),
         ("assistant_model", value("assistant_model") is not None),
@@ -205,6 +201,7 @@ def new_token_scores(query: Tensor, key: Tensor, scaling: float, valid: Tensor) 
     """
     batch, heads, _, size = query.shape
     grouped = query.float().view(batch, key.shape[1], heads // key.shape[1], size) * scaling
-    products = grouped @ key.float().transpose(2, 3)  # [batch, key heads, group, keys]
+    with in_float32(query):
+        products = grouped @ key.float().transpose(2, 3)  # [batch, key heads, group, keys]
     scores: Tensor = products.masked_fill(~valid[:, None, None], float("-inf")).softmax(-1).mean((1, 2))
     return scores

@@ -22,7 +22,8 @@ def ends_early(layer: Any, index: int, states: Tensor, options: dict[str, Any], 
     """
     cache = options[CACHE]
     slides = cache is not None and cache.layers[index].is_sliding
-    here = next(layer.parameters()).device == states.device  # else accelerate moves them when it is called
+    held, tables = next(layer.parameters()), options["position_embeddings"][0]
+    here = held.device == states.device == tables.device  # else accelerate moves them when it is called
     return 0 < keep < states.shape[1] and attn in ("sdpa", "eager") and not slides and here
 
 

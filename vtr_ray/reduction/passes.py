@@ -157,6 +157,7 @@ class Prefill:
             The hidden states the layer runs on, [batch, length, width].
         """
         self.cache = options.get(CACHE, self.cache)
+        hidden_states = hidden_states.to(device_of(layer, hidden_states))
         if hidden_states.device != self.layout.index.device:
             self._move(hidden_states.device)
         if index in self.cuts:
@@ -206,6 +207,7 @@ class Prefill:
         places: bool [batch, seq], the input positions that the features belong to, in reading order.
         """
         index = self.layout.index.clamp(min=0)
+        places = places.to(index.device)
         order = (places.flatten().cumsum(0) - 1).view_as(places).gather(1, index).clamp(min=0)
         held = places.gather(1, index) & (self.layout.index >= 0)
         added = features.to(hidden_states).index_select(0, order.flatten()).view_as(hidden_states)
@@ -259,7 +261,7 @@ class Prefill:
     def _rotary(self, kind: Kind, hidden_states: Tensor, options: Options) -> tuple[Tensor, Tensor]:
         """Rotary tables of the current layout, from the model's own options for a layer of that kind."""
         if self.shortened and self.schedule.positions == "renumber":
-            positions = self.layout.renumbered(options["position_ids"])
+            positions = self.layout.renumbered(options["position_ids"].to(self.layout.index.device))
             return rotary_tables(self.decoder, kind, hidden_states, positions)
         places = self.layout.index.clamp(min=0)
         cos, sin = (table.to(places.device) for table in options["position_embeddings"])
@@ -316,7 +318,7 @@ class Decode:
         )
         replaced: Options = {"attention_mask": mask, "position_ids": None}
         if self.prefill.schedule.positions == "renumber":
-            positions = options["position_ids"] - layout.removed
+            positions = options["position_ids"].to(layout.index.device) - layout.removed
             replaced["position_embeddings"] = rotary_tables(decoder, kind, hidden_states, positions)
         return replaced
 
@@ -326,8 +328,20 @@ def rotary_tables(
 ) -> tuple[Tensor, Tensor]:
     """A layer kind's rotary tables, each [batch, length, head_dim], at positions [batch, length]."""
     by_kind = {"layer_type": kind.name} if hasattr(decoder.rotary_emb, "layer_types") else {}
-    tables: tuple[Tensor, Tensor] = decoder.rotary_emb(hidden_states, position_ids=positions, **by_kind)
-    return tables
+    states = hidden_states.to(positions.device)
+    cos, sin = decoder.rotary_emb(states, position_ids=positions, **by_kind)
+    return cos.to(positions.device), sin.to(positions.device)
+
+
+def device_of(layer: Any, hidden_states: Tensor) -> torch.device:
+    """Where a layer will run: accelerate moves its inputs there only after the hooks of this package."""
+    hook = getattr(layer, "_hf_hook", None)
+    for one in getattr(hook, "hooks", (hook,)):
+        device = getattr(one, "execution_device", None)
+        if device is not None:
+            return torch.device(device)
+    held = next(layer.parameters(), hidden_states).device
+    return hidden_states.device if held.type == "meta" else held  # weights to come
 
 
 def _plan(schedule: Schedule, num_vision: list[int]) -> dict[int, list[int]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor, nn
@@ -78,13 +78,20 @@ def _is_flash(attn: str) -> bool:
     return attn.startswith("flash_attention_")
 
 
-def check_generate(model: Any, options: Mapping[str, Any]) -> int:
-    """Refuse decoding modes that reduction cannot follow; return how many rows each prompt becomes."""
-    config = options.get("generation_config") or model.generation_config
+def option_reader(model: Any, options: Mapping[str, Any]) -> Callable[[str], Any]:
+    """Options of a `generate()` as it finds them: the call's, its configuration's, the model's own."""
+    configs = (options.get("generation_config"), model.generation_config)
 
     def value(name: str) -> Any:
-        found = options.get(name)
-        return getattr(config, name, None) if found is None else found
+        found = [options.get(name), *(getattr(config, name, None) for config in configs)]
+        return next((one for one in found if one is not None), None)
+
+    return value
+
+
+def check_generate(model: Any, options: Mapping[str, Any]) -> int:
+    """Refuse decoding modes that reduction cannot follow; return how many rows each prompt becomes."""
+    value = option_reader(model, options)
 
     def refuse(what: str) -> None:
         raise Unsupported(f"generate() with {what} is not supported under reduction; leave it out.")
@@ -97,8 +104,11 @@ def check_generate(model: Any, options: Mapping[str, Any]) -> int:
             refuse(name)
     if value("prefill_chunk_size") is not None:
         refuse("prefill_chunk_size (the question, which ranks, comes in the last chunk)")
-    if value("cache_implementation") not in (None, "dynamic", "dynamic_full"):
+    # "hybrid", which Gemma 3's checkpoints ask for, is made dynamic by generate() itself.
+    if value("cache_implementation") not in (None, "dynamic", "dynamic_full", "hybrid"):
         refuse(f"cache_implementation={value('cache_implementation')!r}")
+    if value("guidance_scale") not in (None, 1):
+        refuse("guidance_scale (its second pass, without the image, is another prompt)")
     return max(int(value("num_beams") or 1), int(value("num_return_sequences") or 1))
 
 

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+from contextlib import AbstractContextManager
 from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from transformers.utils.generic import maybe_autocast
 
 from vtr_ray.reduction.layout import Layout, take
 from vtr_ray.reduction.prompt import Prompt
@@ -60,7 +62,8 @@ def attention_scores(
         part = slice(start, start + block)
         grouped = query[:, part].float().view(batch, -1, key_heads, heads // key_heads, head_dim)
         grouped = grouped.permute(0, 2, 3, 1, 4) * scaling  # [batch, key heads, group, rows, head_dim]
-        products = grouped.flatten(2, 3) @ transposed
+        with in_float32(query):
+            products = grouped.flatten(2, 3) @ transposed
         hidden = place > rows[:, part].unsqueeze(-1)  # [batch, rows, length]
         if window is not None:
             where = layout.index.gather(1, rows[:, part]).unsqueeze(-1)
@@ -69,10 +72,17 @@ def attention_scores(
             hidden = hidden | ~layout.valid.unsqueeze(1)
         products = products.view(batch, heads, -1, length).masked_fill_(hidden.unsqueeze(1), float("-inf"))
         scores = products.softmax(-1).mean(1)
-        scores = scores.sum(1) if weights is None else (weights[:, part].unsqueeze(1) @ scores).squeeze(1)
+        with in_float32(query):
+            scores = scores.sum(1) if weights is None else (weights[:, part].unsqueeze(1) @ scores).squeeze(1)
         total = scores if total is None else total + scores
     assert total is not None
     return total
+
+
+def in_float32(like: Tensor) -> AbstractContextManager[Any]:
+    """Products of float32 tensors stay in float32, also under autocast on the device of `like`."""
+    context: AbstractContextManager[Any] = maybe_autocast(like.device.type, enabled=False)
+    return context
 
 
 def rows_of(query: Tensor, rows: Tensor) -> Tensor:
