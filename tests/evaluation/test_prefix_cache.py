@@ -254,6 +254,63 @@ def test_out_of_memory_gives_the_cache_up_first(
     assert not any("halved" in record.message for record in caplog.records)
 
 
+def test_out_of_memory_moves_the_batches_inputs_before_all_else(
+    loaded: Any, samples: SampleSet, expected: list[Any], caplog: Any, monkeypatch: Any
+) -> None:
+    """As on a GPU that keeps them; here the first ones count as kept there."""
+    evaluator = Evaluator(*loaded, samples, BATCH)
+    run(evaluator, expected, 3)
+    kept = list(evaluator._tensors.values())
+
+    def resident(batch: Any) -> bool:
+        return any(batch is one for one in kept)
+
+    monkeypatch.setattr(evaluator, "_resident", resident)
+    layer, near = family_of(loaded[0]).layers_of(loaded[0])[7], evaluator.prefixes.tiers.near
+
+    def refuse(*_: Any) -> None:
+        if any(map(resident, evaluator._tensors.values())):
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    hook = layer.register_forward_pre_hook(refuse)
+    try:
+        with caplog.at_level(logging.WARNING):
+            run(evaluator, expected)
+    finally:
+        hook.remove()
+    assert [record.message.split(" (")[0] for record in caplog.records] == [
+        "Out of memory: the batches' inputs"
+    ]
+    assert evaluator._device_budget == 0 and evaluator.prefixes.tiers.near >= near > 0
+
+
+def test_batches_that_are_too_large_do_not_each_cost_the_cache(
+    loaded: Any, samples: SampleSet, expected: list[Any], caplog: Any
+) -> None:
+    evaluator = Evaluator(*loaded, samples, 2)
+    scores = [{one.sample_id: one.score for one in outcomes} for outcomes in expected]
+    evaluator.evaluate(trials()[2])
+    limit, layer = evaluator.prefixes.tiers.near_limit, family_of(loaded[0]).layers_of(loaded[0])[7]
+
+    def refuse(_: Any, args: Any) -> None:
+        if len(args[0]) > 1:
+            raise torch.OutOfMemoryError("CUDA out of memory.")
+
+    hook = layer.register_forward_pre_hook(refuse)
+    try:
+        with caplog.at_level(logging.WARNING):
+            for number in (2, 3):
+                found = evaluator.evaluate(trials()[number])
+                assert {one.sample_id: one.score for one in found} == scores[number]
+    finally:
+        hook.remove()
+    said = [record.message for record in caplog.records]
+    # Those decided in one pass, then those that generate; there are a dozen batches.
+    assert sum("given up" in message for message in said) <= 2 and evaluator.num_batches == 12
+    assert sum("halved" in message for message in said) <= 2
+    assert evaluator.prefixes.tiers.near > 0 and evaluator.prefixes.tiers.near_limit == limit
+
+
 def test_a_model_that_does_more_runs_whole(
     loaded: Any, samples: SampleSet, expected: list[Any], caplog: Any
 ) -> None:

@@ -46,7 +46,7 @@ class Evaluator:
     Args:
         model, processor: as `load_model` gives them.
         samples: what to answer.
-        batch_size: rows of a forward pass. After out-of-memory a batch is halved, which is logged.
+        batch_size: rows of a forward pass. After out-of-memory it is halved, which is logged.
         teacher_forcing: False: all samples generate, so that every outcome has its answer.
         max_pixels: larger images are shrunk to it; None: as they are.
         cache: bytes for the states that trials share, wherever they fit (see `PrefixCache`); 0: none.
@@ -83,12 +83,12 @@ class Evaluator:
             _target(processor, sample) if exact else []
             for sample, exact in zip(samples, self._exact, strict=True)
         ]
-        lengths = [
+        self._lengths = [
             vision + text + len(target)
             for target, (vision, text) in zip(self._targets, self._counts, strict=True)
         ]
         videos = [sample.is_video for sample in samples]
-        self._parts = [[batch] for batch in form_batches(self._exact, lengths, batch_size, videos)]
+        self._parts = [[batch] for batch in form_batches(self._exact, self._lengths, batch_size, videos)]
         self._tensors: dict[tuple[int, ...], Tensors] = {}
         free = torch.cuda.mem_get_info(model.device)[0] if model.device.type == "cuda" else 0
         self._device_budget = int(_KEEP_SHARE * free)
@@ -170,21 +170,55 @@ class Evaluator:
             except RuntimeError as error:
                 if not _out_of_memory(error):
                     raise
-                released = self.prefixes.release()
-                if not released and len(part) == 1:
+                moved = self._move_inputs()
+                released = 0 if moved else self.prefixes.release()
+                if not moved and not released and len(part) == 1:
                     raise
             if torch.cuda.is_available():
                 torch.cuda.empty_cache()
             if released:
                 logger.warning("Out of memory: the prefix cache (%d MiB) is given up.", released >> 20)
-                continue
-            half = len(part) // 2
-            logger.warning(
-                "Out of memory: batch %d, %d samples at once, is halved for good.", number, len(part)
-            )
-            parts[place : place + 1] = [part[:half], part[half:]]
-            self._tensors.pop(part, None)
+            if not moved and not released:
+                self._halve(part)
         return outcomes
+
+    def _move_inputs(self) -> bool:
+        """After out-of-memory: keep no batch's inputs on the device. False: none were."""
+        resident = [part for part, batch in self._tensors.items() if self._resident(batch)]
+        if not resident:
+            return False
+        size = sum(self._tensors[part].bytes for part in resident)
+        for part in resident:
+            self._tensors[part] = self._tensors[part].map(Tensor.cpu)
+        self._device_budget = 0
+        logger.warning("Out of memory: the batches' inputs (%d MiB) move to host memory.", size >> 20)
+        return True
+
+    def _halve(self, refused: tuple[int, ...]) -> None:
+        """Halve a batch for good, with all that need as much: else each of them would cost the whole cache."""
+        most, count = self._need(refused), 0
+        for parts in self._parts:
+            for place, part in reversed(list(enumerate(parts))):
+                alike = self._exact[part[0]] == self._exact[refused[0]]
+                if part == refused or (len(part) > 1 and alike and self._need(part) >= most):
+                    parts[place : place + 1] = [part[: len(part) // 2], part[len(part) // 2 :]]
+                    self._tensors.pop(part, None)
+                    self.prefixes.forget(part)
+                    count += 1
+        logger.warning(
+            "Out of memory: %d samples at once are too many; %s halved for good.",
+            len(refused),
+            "one batch is" if count == 1 else f"{count} batches are",
+        )
+
+    def _need(self, part: tuple[int, ...]) -> int:
+        """Tokens of a batch, padding included."""
+        return len(part) * max(self._lengths[index] for index in part)
+
+    @staticmethod
+    def _resident(batch: Tensors) -> bool:
+        """Whether a batch that is kept takes the device's memory."""
+        return batch.mask.is_cuda
 
     def _outcomes(self, part: tuple[int, ...], schedule: Schedule) -> list[Outcome]:
         layer = self.prefixes.layer(schedule)
@@ -290,8 +324,8 @@ class Evaluator:
                 int(self._ends[0]),
                 self._max_pixels,
             )
-            kept = sum(batch.bytes for batch in self._tensors.values() if batch.mask.is_cuda)
-            if tensors.mask.is_cuda and kept + tensors.bytes > self._device_budget:
+            kept = sum(batch.bytes for batch in self._tensors.values() if self._resident(batch))
+            if self._resident(tensors) and kept + tensors.bytes > self._device_budget:
                 tensors = tensors.map(Tensor.cpu)
             self._tensors[part] = tensors
         tensors = self._tensors[part]
