@@ -48,6 +48,15 @@ class Resumed:
     cache: Any
 
 
+@dataclass(frozen=True)
+class Left:
+    """A cache as a pass left it: the first layer's keys (held, so that no other tensor takes their place in
+    memory), and the `generate()` that ran it."""
+
+    keys: Tensor
+    generation: Generation | None
+
+
 _reduced: weakref.WeakSet[Any] = weakref.WeakSet()
 
 
@@ -84,16 +93,17 @@ def reduce_vision_tokens(
     Raises:
         InputError: a schedule of another length, masks that do not fit, prompts that cannot be ranked.
         Unsupported: an `InputError` and `NotImplementedError` for what would be wrong: static caches, chunked
-            prefill, images onto a filled cache, packed sequences, compiled models, a sliding window that
-            hides vision tokens from every layer that could rank, other attention implementations; with
-            `decode`, also beams, assisted decoding, several new tokens a call and any sliding window.
+            prefill, guidance, images onto a filled cache, a cache whose rows changed places between calls,
+            packed sequences, compiled models, a sliding window that hides vision tokens from every layer
+            that could rank, other attention implementations; with `decode`, also beams, assisted decoding,
+            several new tokens a call and any sliding window.
 
     Example:
         >>> with reduce_vision_tokens(model, strategies.fastv(32)) as reduction:
         ...     model.generate(**inputs)
         >>> reduction.kept[-1].shape  # [batch, kept vision tokens of the last layer]
     """
-    refusals.check_compiled(model, schedule)
+    refusals.check_compiled(model, schedule.reduces or decode is not None)
     family = family_of(model)
     refusals.check_model(model, family, schedule, always=decode is not None)
     if capture is not None and not refusals.capturable(model):
@@ -147,6 +157,7 @@ class Reduction:
         self._latest: Prefill | Callable[[], Prefill] | None = None
         self._active: Prefill | Decode | None = None
         self._prefills: weakref.WeakKeyDictionary[Any, Prefill] = weakref.WeakKeyDictionary()
+        self._left: weakref.WeakKeyDictionary[Any, Left] = weakref.WeakKeyDictionary()
         self._keep: int | Tensor = 0  # logits_to_keep of the call that begins
         self._labels: dict[str, Any] | None = None
         self._generation: Generation | None = None
@@ -310,10 +321,14 @@ class Reduction:
         prompt = next((options[name] for name in _PROMPTS if options.get(name) is not None), None)
         prompt = args[0] if args and args[0] is not None else prompt
         self._generation = Generation(rows, None if prompt is None else prompt.shape[1])
+        generation = self._generation
         try:
             return generate(*args, **kwargs)
         finally:
             self._generation = None
+            for cache, left in list(self._left.items()):
+                if left.generation is generation and rows > 1:  # its beams changed places to the end
+                    self._leave_rows(cache)
 
     def _before_model(self, module: Any, args: Any, kwargs: dict[str, Any]) -> Any:
         kwargs = self._named(module, args, kwargs)
@@ -351,6 +366,7 @@ class Reduction:
             if cache is None or cache.get_seq_length() == 0:
                 self._latest = partial(self._untouched, inputs, keep)
             return
+        refusals.check_compiled_since(self._model, self._family)
         if cache is not None and cache.get_seq_length() > 0:
             self._active = self._decode(inputs, cache)
             return
@@ -386,8 +402,34 @@ class Reduction:
         active, self._active = self._active, None
         if self._tap is not None:
             self._tap.disarm()
-        if isinstance(active, Prefill) and active.cache is not None and whole:
-            self._prefills[active.cache] = active
+        if active is None:
+            return
+        cache = active.cache
+        if isinstance(active, Prefill):
+            active.cache = None  # else the table below would keep its own keys alive
+            if cache is not None and whole:
+                self._prefills[cache] = active
+        if cache is not None and whole:
+            self._leave_rows(cache)
+
+    def _leave_rows(self, cache: Any) -> None:
+        """Remember the cache's rows: their order is that of the layouts."""
+        self._left[cache] = Left(cache.layers[0].keys, self._generation)
+
+    def _check_rows(self, cache: Any) -> None:
+        """Refuse a cache of which rows were selected, repeated or put in another order since its last pass.
+
+        That makes new tensors; cropping does not. Beams change places inside `generate()`, within the rows
+        of one prompt, which hold the same tokens.
+        """
+        left = self._left[cache]
+        if left.generation is not None and left.generation is self._generation and left.generation.rows > 1:
+            return
+        if cache.layers[0].keys.untyped_storage().data_ptr() != left.keys.untyped_storage().data_ptr():
+            raise refusals.Unsupported(
+                "The cache's keys were replaced since its last call (reorder_cache, batch_select_indices, a "
+                "move), and reduction cannot follow its rows; start from an empty one."
+            )
 
     def _decode(self, inputs: dict[str, Any], cache: Any) -> Decode:
         prefill = self._prefills.get(cache)
@@ -414,6 +456,7 @@ class Reduction:
                 f"attention_mask has shape {list(attention_mask.shape)}; this decode step needs "
                 f"{[rows, length]}: prompt and decoded tokens."
             )
+        self._check_rows(cache)
         refusals.check_window(self._decoder, length)
         refusals.check_trimming(prefill.layouts, cache)
         prefill.crop(cache.get_seq_length())

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Mapping, Sequence
+from types import FrameType
 from typing import Any
 
 from torch import Tensor, nn
@@ -15,6 +17,7 @@ from vtr_ray.reduction.layout import Layout
 from vtr_ray.schedule import Schedule
 
 _ATTENTIONS = ("sdpa", "eager")
+_COMPILED = "A compiled model cannot be reduced; give the model as it was before torch.compile."
 
 
 class Unsupported(InputError, NotImplementedError):
@@ -50,17 +53,40 @@ def check_model(model: nn.Module, family: Family, schedule: Schedule, always: bo
 def capturable(model: nn.Module) -> bool:
     """Whether the state entering a layer can be taken out of a pass: all that reduces can, for one."""
     attn = str(family_of(model).decoder_of(model).config._attn_implementation)  # type: ignore[union-attr]
-    compiled = hasattr(model, "_orig_mod") or any(part._compiled_call_impl for part in model.modules())
-    return not compiled and (attn in _ATTENTIONS or _is_flash(attn))
+    return not any(map(_compiled, model.modules())) and (attn in _ATTENTIONS or _is_flash(attn))
 
 
-def check_compiled(model: nn.Module, schedule: Schedule) -> None:
-    """Refuse compiled modules: their graphs are of full-length layers."""
-    whole = hasattr(model, "_orig_mod")
-    if whole or (schedule.reduces and any(part._compiled_call_impl is not None for part in model.modules())):
-        raise Unsupported(
-            "A compiled model cannot be reduced; give the model as it was before torch.compile."
-        )
+def check_compiled(model: nn.Module, acts: bool) -> None:
+    """Refuse compiled modules: their graphs are of full-length layers. `acts`: not a schedule of ones."""
+    if "_orig_mod" in model._modules or (acts and any(map(_compiled, model.modules()))):
+        raise Unsupported(_COMPILED)
+
+
+def check_compiled_since(model: nn.Module, family: Family) -> None:
+    """The same inside the context: of what holds this package's hooks, and of the call that runs."""
+    layers = family.layers_of(model)
+    parts = [model, family.core_of(model), family.decoder_of(model), *layers]
+    parts += [layer.self_attn for layer in layers]  # type: ignore[misc]
+    if any(map(_compiled, parts)) or _in_compiled_call():
+        raise Unsupported(_COMPILED)
+
+
+def _compiled(module: nn.Module) -> bool:
+    """By `torch.compile` of the module, by its own `compile()`, or by `torch.compile` of its forward."""
+    forward = module.forward
+    function = hasattr(forward, "_torchdynamo_orig_callable") and not hasattr(forward, "_torchdynamo_disable")
+    return "_orig_mod" in module._modules or module._compiled_call_impl is not None or function
+
+
+def _in_compiled_call() -> bool:
+    """Whether some caller is what `torch.compile` returned: it leaves no trace on the model it was given."""
+    frame: FrameType | None = sys._getframe()
+    while frame is not None:
+        code = frame.f_code
+        if code.co_name == "compile_wrapper" and "_dynamo" in code.co_filename:
+            return True
+        frame = frame.f_back
+    return False
 
 
 def check_window(decoder: Any, length: int) -> None:
