@@ -54,11 +54,18 @@ def test_the_run_leaves_what_it_says(undisturbed):
     assert table["samples"] >= 1000
     assert list(rows)[:2] == ["no reduction", "G-Search"] and "random tokens" in rows
     assert rows["G-Search"]["schedule"]["rates"] == list(schedule.rates)
+    assert table["found"] == "G-Search" and rows["random tokens"]["to_found"]["samples"] == table["samples"]
+    assert {"FastV", "PDrop", "VTW", "P-Sigmoid"} == (rows.keys() | table["left_out"].keys()) - {
+        "no reduction", "G-Search", "random tokens"
+    }  # fmt: skip
     for name in ("FastV", "PDrop", "P-Sigmoid"):
         if name in rows:
             assert rows[name]["memory_cost"] == pytest.approx(schedule.memory_cost, abs=0.01)
     assert (run / "keeping_rate.png").read_bytes().startswith(b"\x89PNG")
-    for words in ("no reduction", "memory cost", "TFLOPs", "schedule.json", "mlflow ui --backend-store-uri"):
+    for words in (
+        "no reduction", "memory cost", "TFLOPs", "schedule.json", "mlflow ui --backend-store-uri", "to G-Search",
+        "compared: random tokens: accuracy", "Significantly more accurate than G-Search",
+    ):  # fmt: skip
         assert words in output
     assert "Traceback" not in output
 

@@ -216,7 +216,7 @@ def evaluate(
         list[str] | None,
         Option(
             help="none, fastv, vtw, pyramid_drop, p_sigmoid with their options (fastv:drop=0.875; "
-            "pyramid_drop:layers=8/16/24,keep=0.5), or random: the control of all others; repeat for more"
+            "pyramid_drop:layers=8/16/24,keep=0.5); repeat for more"
         ),
     ] = None,
     memory_cost: Annotated[
@@ -226,6 +226,9 @@ def evaluate(
         bool,
         Option("--find-k", help="with --strategy vtw: search its layer on 20 of the samples, as VTW does"),
     ] = False,
+    random: Annotated[
+        bool, Option(help="beside each schedule that chooses tokens the control: random ones at its rates")
+    ] = True,
     seed: Annotated[int, Option(min=0, help="of the random control")] = 0,
     decode_every: Annotated[
         int | None,
@@ -261,7 +264,7 @@ def evaluate(
     from vtr_ray.reduction import DecodeReduction
 
     chosen = ModelOptions(model, dtype, attn, batch, max_pixels, cache, frames)
-    named = StrategyOptions(tuple(strategy or ()), memory_cost, find_k, seed)
+    named = StrategyOptions(tuple(strategy or ()), memory_cost, find_k, seed, random)
     data = DataOptions(
         test=samples, test_images=images, test_tasks=tuple(task or ()), include=include_path, score=score
     )

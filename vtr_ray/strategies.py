@@ -223,6 +223,6 @@ def _inside(name: str, layer: int, num_layers: int) -> None:
 def _reachable(name: str, holds: bool, memory_cost: float, lowest: float) -> None:
     if not holds:
         raise InputError(
-            f"{name} cannot reach a memory cost of {memory_cost}: its lowest is {lowest:.4f}; ask for "
+            f"{name} cannot reach a memory cost of {memory_cost:.4g}: its lowest is {lowest:.4f}; ask for "
             "more or change its fixed layers."
         )

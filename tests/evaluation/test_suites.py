@@ -10,7 +10,7 @@ from quiz_files import ANLS, CHARTS, EXACT, picture, write_task
 from vtr_ray.errors import InputError
 from vtr_ray.evaluation.outcome import Outcome
 from vtr_ray.evaluation.samples import read_image
-from vtr_ray.evaluation.suites import load_tasks, task_figures, task_names
+from vtr_ray.evaluation.suites import figure_tasks, load_tasks, task_figures, task_names, with_answers
 
 
 def test_documents_become_samples(suite):
@@ -69,6 +69,16 @@ def test_figures_of_a_whole_task_use_its_aggregation(suite):
     outcomes = [Outcome(s.id, s.score(a), a) for s, a in zip(existence, said, strict=True)]
     figures = task_figures(samples, outcomes[::-1])
     assert figures == {"existence": {"pope_accuracy": 5 / 8, "pope_f1_score": pytest.approx(4 / 7)}}
+
+
+def test_samples_of_tasks_with_figures_generate_and_are_judged_as_before(suite):
+    samples = load_tasks(["colours", "existence", "documents"], suite)
+    assert figure_tasks(samples) == ["existence"]  # the others' metrics are plain means
+    answered = with_answers(lambda: samples)
+    for before, now in zip(samples, answered, strict=True):
+        assert now.exact == (before.source == "colours")
+        for answer in (before.answers[0], "nonsense"):
+            assert now.score(answer) == before.score(answer)
 
 
 def test_figures_need_the_answers(suite):

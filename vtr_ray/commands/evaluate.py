@@ -4,19 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
 from vtr_ray import strategies
-from vtr_ray.commands.inputs import DataOptions, ModelOptions, PoolOptions
+from vtr_ray.commands.inputs import DataOptions, ModelOptions, PoolOptions, Samples
 from vtr_ray.commands.named import CONTROL, name_of, named_schedule
-from vtr_ray.errors import InputError
+from vtr_ray.errors import InputError, first_line
 from vtr_ray.evaluation.outcome import Outcome
+from vtr_ray.evaluation.statistics import check_comparable
+from vtr_ray.evaluation.suites import figure_tasks, task_figures, with_answers
 from vtr_ray.reduction import DecodeReduction
-from vtr_ray.report.comparison import Row, compare_schedules, comparison_table, sources_table
-from vtr_ray.schedule import Schedule
+from vtr_ray.report.comparison import (
+    NO_REDUCTION,
+    Row,
+    compare_schedules,
+    comparison_table,
+    figures_table,
+    sources_table,
+)
+from vtr_ray.report.live import comparing
+from vtr_ray.schedule import Ranking, Schedule
 from vtr_ray.tuning.cluster import connected
 
 
@@ -25,12 +36,14 @@ class StrategyOptions:
     """Strategies by name; see `vtr_ray.commands.named`.
 
     memory_cost: solve each one's free parameter for it. find_k: search VTW's layer on the samples.
+    random: each schedule that has to choose is followed by the control: random tokens at its rates.
     """
 
     names: tuple[str, ...] = ()
     memory_cost: float | None = None
     find_k: bool = False
     seed: int = 0
+    random: bool = True
 
 
 def evaluate(
@@ -48,14 +61,16 @@ def evaluate(
     """
     if not schedules and not named.names:
         raise InputError("nothing to evaluate; give schedule files, or --strategy fastv")
-    loaded = {path.stem if len(schedules) == 1 else str(path): Schedule.load(path) for path in schedules}
+    if not named.random and CONTROL in named.names:
+        raise InputError(f"--strategy {CONTROL} and --no-random are opposites; give one of them")
+    loaded = _files(schedules, named.names)
     layers = model.num_layers()
     for path, schedule in loaded.items():
         if schedule.num_layers != layers:
             raise InputError(
                 f"{path} has {schedule.num_layers} layers, the model {layers}; search one for this model"
             )
-    loaded |= _named(named, layers)
+    _add(loaded, _named(named, layers))
     for name, schedule in loaded.items():
         if decode is not None and schedule.positions == "renumber":
             raise InputError(
@@ -66,28 +81,64 @@ def evaluate(
         raise InputError(
             "a model of your own needs samples: give --samples FILE.json and --images DIR, or --task NAME"
         )
-    with connected(), pool_options.open(model, data, "evaluate") as pool:
+    check_comparable(data.set)
+    if named.random:
+        loaded = _with_controls(loaded, named.seed)
+    answering = Samples(data.set, partial(with_answers, data.load))
+    with connected(), pool_options.open(model, answering, "evaluate") as pool:
         if named.find_k:
-            loaded |= _searched_vtw(pool, console)
-        if CONTROL in named.names:
-            loaded |= _controls(loaded, named.seed)
+            _add(loaded, _searched_vtw(pool, console))
         baseline: list[Outcome] = []
-        rows = compare_schedules(pool, loaded, baseline=baseline)
-    _print(console, rows, len(data.set))
+        with comparing(console) as on_row:
+            rows = compare_schedules(pool, loaded, on_row, baseline)
+    _print(console, rows, data)
     if decode is None:
         return rows
-    with connected(), pool_options.open(model, data, "evaluate", decode) as pool:
-        decoded = compare_schedules(pool, loaded, baseline=baseline)
+    with (
+        connected(),
+        pool_options.open(model, data, "evaluate", decode) as pool,
+        comparing(console) as on_row,
+    ):
+        decoded = compare_schedules(pool, loaded, on_row, baseline)
     title = (
         f"after every {decode.every} decoded tokens, each cache keeps {decode.keep:g} of its vision tokens"
     )
-    _print(console, decoded, len(data.set), title)
+    _print(console, decoded, data, title)
     return rows + decoded
 
 
-def _print(console: Console, rows: list[Row], samples: int, title: str = "") -> None:
-    console.print(comparison_table(rows, samples, title))
+def _files(paths: Sequence[Path], names: Sequence[str]) -> dict[str, Schedule]:
+    """Schedules by their files' names, the short one of a single file unless another row has it."""
+    short = {path: path.stem for path in paths if len(paths) == 1 and path.stem not in (*names, NO_REDUCTION)}
+    loaded: dict[str, Schedule] = {}
+    for path in dict.fromkeys(paths):
+        _add(loaded, {short.get(path, str(path)): Schedule.load(path)})
+    return loaded
+
+
+def _add(loaded: dict[str, Schedule], more: Mapping[str, Schedule]) -> None:
+    """Raises InputError where a row would take the place of another."""
+    for name, schedule in more.items():
+        if name in loaded or name == NO_REDUCTION:
+            raise InputError(f"two rows would be called {name!r}; rename the schedule's file")
+        loaded[name] = schedule
+
+
+def _print(console: Console, rows: list[Row], samples: Samples, title: str = "") -> None:
+    console.print(comparison_table(rows, len(samples.set), title))
     console.print(sources_table(rows))
+    for task in figure_tasks(samples.set):
+        own = [sample for sample in samples.set if sample.source == task]
+        known = {sample.id for sample in own}
+        try:
+            figures = {
+                row.name: task_figures(own, [one for one in row.outcomes if one.sample_id in known])[task]
+                for row in rows
+            }
+        except Exception as error:  # a task's own aggregation raises whatever it meets, as in half a set
+            console.print(f"No figures of {task}: {first_line(error)}", soft_wrap=True, markup=False)
+        else:
+            console.print(figures_table(task, figures))
 
 
 def _named(options: StrategyOptions, layers: int) -> dict[str, Schedule]:
@@ -116,10 +167,11 @@ def _searched_vtw(pool: Any, console: Console) -> dict[str, Schedule]:
     return {f"vtw, K = {found.layer} found": found.schedule}
 
 
-def _controls(loaded: Mapping[str, Schedule], seed: int) -> dict[str, Schedule]:
-    """Random tokens at the rates of every schedule that has to choose among tokens."""
-    return {
-        f"{name}, random tokens": strategies.random(schedule, seed)
-        for name, schedule in loaded.items()
-        if any(0 < rate < 1 for rate in schedule.rates)
-    }
+def _with_controls(loaded: Mapping[str, Schedule], seed: int) -> dict[str, Schedule]:
+    """Each schedule; where it chooses among tokens, and not at random, then random ones at its rates."""
+    rows: dict[str, Schedule] = {}
+    for name, schedule in loaded.items():
+        _add(rows, {name: schedule})
+        if any(0 < rate < 1 for rate in schedule.rates) and schedule.ranking != Ranking.RANDOM:
+            _add(rows, {f"{name}, random tokens": strategies.random(schedule, seed)})
+    return rows

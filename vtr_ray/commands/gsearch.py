@@ -48,7 +48,10 @@ def gsearch(
         # A number out of range must fail before anything starts.
         GSearch(num_layers=model.num_layers(), vision_tokens=1, **asdict(search_options))
 
-    job = SearchJob("gsearch", "G-Search", model, data, pool_options, run, console, check)
+    def check_samples(samples: int) -> None:
+        _too_few(search_options, samples)
+
+    job = SearchJob("gsearch", "G-Search", model, data, pool_options, run, console, check, check_samples)
     samples = len(job.samples.set)
     few = _too_few(search_options, samples)
     # The tracker first: creating a store takes as long as Ray takes to start, in the background.
@@ -68,11 +71,11 @@ def gsearch(
                 job.say(few)
             cost = job.cost(pool)
             found = job.search(search, pool, job.out, asdict(search_options), search_options.seed, tracker)
-            named = {"G-Search": found.schedule, **rivals(found.schedule, search_options.seed)}
-            rows = job.compare(pool, named)
-        job.record(found, cost, rows)
+            others = rivals(found.schedule, search_options.seed)
+            rows = job.compare(pool, {"G-Search": found.schedule, **others.schedules})
+        job.record(found, cost, rows, left_out=others.left_out)
         tracker.notify()
-        job.show(rows)
+        job.show(rows, others.left_out)
     job.say_found(found, cost)
     job.say_mlflow(job.out.name)
     return job.out

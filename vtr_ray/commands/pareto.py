@@ -131,7 +131,7 @@ def pareto(
             front = _front(search, pool)
             chosen = limits.choose(search, front)
             _save_front(search, front, chosen, limits, job)
-            rows = []
+            rows, left_out = [], {}
             if chosen is None:
                 (job.out / SCHEDULE).unlink(
                     missing_ok=True
@@ -139,12 +139,12 @@ def pareto(
             else:
                 chosen.schedule.save(job.out / SCHEDULE)
                 found = replace(found, schedule=chosen.schedule, score=chosen.score)
-                rows = job.compare(
-                    pool, {"Pareto": chosen.schedule, **rivals(chosen.schedule, search_options.seed)}
-                )
-        _record(search, found, chosen, rows, paper, job)
+                others = rivals(chosen.schedule, search_options.seed)
+                left_out = others.left_out
+                rows = job.compare(pool, {"Pareto": chosen.schedule, **others.schedules})
+        _record(search, found, chosen, rows, left_out, paper, job)
         tracker.notify()
-        job.show(rows)
+        job.show(rows, left_out)
     own = sum(1 for result in search.trials if result.strategy is None)
     job.console.print(front_table(front, chosen.id if chosen else None))
     job.console.print(volume_table(own, search.hypervolume, _rivals(search)))
@@ -250,6 +250,7 @@ def _record(
     found: Found,
     chosen: TrialResult | None,
     rows: Sequence[Any],
+    left_out: Mapping[str, str],
     paper: Callable[[Schedule], Mapping[str, float]],
     job: SearchJob,
 ) -> None:
@@ -261,4 +262,4 @@ def _record(
         record_results(job.out, metrics, files)
     else:
         metrics["tflops_executed"] = search.cost(chosen.schedule) / 1e12
-        job.record(found, paper, rows, metrics, files)
+        job.record(found, paper, rows, metrics, files, left_out)

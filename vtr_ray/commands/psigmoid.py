@@ -19,13 +19,15 @@ from vtr_ray.commands.searching import RunOptions, SearchJob
 from vtr_ray.errors import InputError
 from vtr_ray.report.budgets import Found as Line
 from vtr_ray.report.budgets import budgets_table, write_budgets
-from vtr_ray.report.comparison import NO_REDUCTION, Row, rivals
+from vtr_ray.report.comparison import NO_REDUCTION, Rivals, Row, rivals
 from vtr_ray.schedule import Schedule
 from vtr_ray.search import PSigmoidSearch
 from vtr_ray.search.matching import matched_budgets, tolerance_of
 from vtr_ray.tuning.cluster import connected
 from vtr_ray.tuning.directory import SEARCH, check_run_directory
 from vtr_ray.tuning.run import Found
+
+OURS = "P-Sigmoid"  # as tables name what was found
 
 
 @dataclass(frozen=True)
@@ -101,7 +103,7 @@ def psigmoid(
         for budget in options.budgets or (0.5,):
             options.search(layers, 1, budget)
 
-    job = SearchJob("psigmoid", "P-Sigmoid", model, data, pool_options, run, console, check)
+    job = SearchJob("psigmoid", OURS, model, data, pool_options, run, console, check)
     found: dict[Goal, Found] = {}
     with ExitStack() as stack:
         # Trackers first: creating a store takes as long as Ray takes to start, in the background.
@@ -139,17 +141,22 @@ def psigmoid(
                 lines.append(_line(goal, search, found[goal], costs))
                 files = write_budgets(lines, job.out)
             named: dict[str, Schedule] = {}
-            for goal in goals:
-                named |= {
-                    _row_name(name, goal): schedule
-                    for name, schedule in _compared(goal, found[goal].schedule, options.seed).items()
-                }
-            rows = job.compare(pool, named)
+            beside: dict[str, str] = {}
+            left_out: dict[str, str] = {}
+            others = {goal: _others(goal, found[goal].schedule, options.seed) for goal in goals}
+            for goal, rival in others.items():
+                ours = _row_name(OURS, goal)
+                theirs = {_row_name(name, goal): one for name, one in rival.schedules.items()}
+                named |= {ours: found[goal].schedule, **theirs}
+                beside |= dict.fromkeys(theirs, ours)
+                left_out |= {_row_name(name, goal): why for name, why in rival.left_out.items()}
+            rows = job.compare(pool, named, beside)
         for goal, line, tracker in zip(goals, lines, trackers, strict=True):
             own = _own_rows(goal, rows)
-            job.record(found[goal], costs, own, {"best_k": line.k, "budget": line.budget}, files)
+            values = {"best_k": line.k, "budget": line.budget}
+            job.record(found[goal], costs, own, values, files, others[goal].left_out)
             tracker.notify()
-        job.show(rows)
+        job.show(rows, left_out)
         console.print(budgets_table(lines))
     job.say(
         f"{len(goals)} searches in {job.minutes:.1f} minutes.",
@@ -213,13 +220,14 @@ def _line(
     )
 
 
-def _compared(goal: Goal, found: Schedule, seed: int) -> dict[str, Schedule]:
+def _others(goal: Goal, found: Schedule, seed: int) -> Rivals:
     """What stands beside a found schedule: what it matches, or the fixed strategies at its memory cost."""
     if goal.match is not None:
-        return {"P-Sigmoid": found, goal.label: goal.match, "random tokens": strategies.random(found, seed)}
+        return Rivals({goal.label: goal.match, "random tokens": strategies.random(found, seed)}, {})
     others = rivals(found, seed)
-    others.pop("P-Sigmoid", None)  # its steepness is what was searched
-    return {"P-Sigmoid": found, **others}
+    for entries in (others.schedules, others.left_out):
+        entries.pop(OURS, None)  # its steepness is what was searched
+    return others
 
 
 def _row_name(name: str, goal: Goal) -> str:

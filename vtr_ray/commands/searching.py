@@ -18,10 +18,17 @@ from vtr_ray.commands.inputs import DataOptions, ModelOptions, PoolOptions
 from vtr_ray.efficiency import count_flops
 from vtr_ray.errors import InputError
 from vtr_ray.evaluation.pool import EvaluatorPool
+from vtr_ray.evaluation.statistics import check_comparable
 from vtr_ray.models import load_config
-from vtr_ray.report.comparison import Row, compare_schedules, comparison_table, sources_table
+from vtr_ray.report.comparison import (
+    Row,
+    compare_schedules,
+    comparison_lines,
+    comparison_table,
+    sources_table,
+)
 from vtr_ray.report.curve import draw_curve
-from vtr_ray.report.live import Display
+from vtr_ray.report.live import Display, comparing
 from vtr_ray.schedule import Schedule
 from vtr_ray.store import default_uri, ui_command
 from vtr_ray.tracking import Tracker
@@ -98,9 +105,9 @@ class SearchJob:
         with job.open() as pool:
             found = job.search(search, pool, out, parameters, seed, tracker)
             rows = job.compare(pool, {"G-Search": found.schedule, ...})
-        job.record(found, rows, {"G-Search": found.schedule})
+        job.record(found, cost, rows, left_out=left_out)
         tracker.notify()
-        job.show(rows)
+        job.show(rows, left_out)
     job.say_where([found])
     ```
 
@@ -121,8 +128,9 @@ class SearchJob:
         run: RunOptions,
         console: Console,
         check: Callable[[Path], None] | None = None,
+        check_samples: Callable[[int], object] | None = None,
     ) -> None:
-        """`check`: refuses a run directory, before samples are read."""
+        """`check`: refuses a run directory, before samples are read; `check_samples` too few of them."""
         self.command, self.title, self.model = command, title, model
         self.run, self.console = run, console
         self._began, self._pool = time.monotonic(), pool
@@ -133,6 +141,10 @@ class SearchJob:
         self._ui = ui_command(self.uri, run.ui_port)
         self.samples = data.search_samples(model)
         self.test = data.test_samples(model) if run.compare else None
+        if run.compare:
+            check_comparable((self.test or self.samples).set, "leave the table out with --no-compare")
+        if check_samples is not None:
+            check_samples(len(self.samples.set))
         self._say_skipped()
         if run.out is None and not run.resume:  # last: what fails before it leaves nothing behind
             self.out = claimed(self.out)
@@ -194,25 +206,28 @@ class SearchJob:
                 save=save,
             )
 
-    def compare(self, pool: EvaluatorPool, schedules: Mapping[str, Schedule]) -> list[Row]:
+    def compare(
+        self, pool: EvaluatorPool, schedules: Mapping[str, Schedule], found: Mapping[str, str] | None = None
+    ) -> list[Row]:
         """Rows on the held-out samples, no reduction first; [] where nothing is to be compared.
 
+        found: by name, the found schedule that one stands beside; None: the first of `schedules`.
         The search's pool is closed first; without held-out samples it is the one that measures.
         """
+        first, *others = schedules
+        found = dict.fromkeys(others, first) if found is None else found
         if not self.run.compare:
             return []
         if self.test is None:
             self.console.print("No held-out samples (--test FILE.json): compared on the search samples.")
-            return self._compared(pool, schedules)
+            return self._compared(pool, schedules, found)
         pool.close()
         with self._pool.open(self.model, self.test, "test") as held_out:
-            return self._compared(held_out, schedules)
+            return self._compared(held_out, schedules, found)
 
-    def _compared(self, pool: Any, schedules: Mapping[str, Schedule]) -> list[Row]:
-        with self.console.status("comparing schedules") as status:
-            return compare_schedules(
-                pool, schedules, on_row=lambda row: status.update(f"compared: {row.name}")
-            )
+    def _compared(self, pool: Any, schedules: Mapping[str, Schedule], found: Mapping[str, str]) -> list[Row]:
+        with comparing(self.console) as on_row:
+            return compare_schedules(pool, schedules, on_row=on_row, found=found)
 
     def record(
         self,
@@ -221,10 +236,12 @@ class SearchJob:
         rows: Sequence[Row],
         metrics: Mapping[str, float] | None = None,
         artifacts: Iterable[Path] = (),
+        left_out: Mapping[str, str] | None = None,
     ) -> None:
         """Figure and table of one search on disk, and named for MLflow.
 
-        rows: no reduction, the found schedule, others; or none. metrics, artifacts: further ones.
+        rows: no reduction, the found schedule, others; or none. metrics, artifacts: further ones. left_out:
+        of the rivals, why.
         """
         none = strategies.none(found.schedule.num_layers)
         curves = {self.title: found.schedule}
@@ -236,7 +253,12 @@ class SearchJob:
             **(metrics or {}),
         }
         if rows:
-            table = {"samples": self.compared_on, "rows": [row.to_dict() for row in rows]}
+            table = {
+                "samples": self.compared_on,
+                "found": rows[1].name,
+                "left_out": dict(left_out or {}),
+                "rows": [row.to_dict() for row in rows],
+            }
             write_json(found.path / "comparison.json", table)
             files.append(found.path / "comparison.json")
             values |= {
@@ -251,10 +273,11 @@ class SearchJob:
         """How many samples the comparison has."""
         return len((self.test or self.samples).set)
 
-    def show(self, rows: Sequence[Row]) -> None:
-        """Prints the comparison."""
+    def show(self, rows: Sequence[Row], left_out: Mapping[str, str]) -> None:
+        """Prints the comparison. left_out: of the rivals, why."""
         if rows:
-            self.console.print(comparison_table(rows, self.compared_on))
+            self.console.print(comparison_table(rows, self.compared_on, found=self.title))
+            self.say(*comparison_lines(rows, self.title, left_out))
             self.console.print(sources_table(rows))
 
     def say_found(self, found: Found, cost: Callable[[Schedule], Mapping[str, float]]) -> None:

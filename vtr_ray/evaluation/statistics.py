@@ -9,7 +9,9 @@ from dataclasses import dataclass
 import numpy as np
 from scipy import stats
 
+from vtr_ray.errors import InputError
 from vtr_ray.evaluation.outcome import Outcome
+from vtr_ray.evaluation.samples import SampleSet
 
 
 @dataclass(frozen=True)
@@ -50,6 +52,15 @@ def compare(outcomes: Sequence[Outcome], baseline: Sequence[Outcome], confidence
     test = stats.ttest_rel(first, second)
     interval = test.confidence_interval(confidence)
     return Comparison(mean, float(interval.low), float(interval.high), float(test.pvalue), len(names))
+
+
+def check_comparable(samples: SampleSet, otherwise: str = "") -> None:
+    """Refuse before anything runs what `compare` would refuse at the end. otherwise: what else to do."""
+    if len(samples) < 2:
+        instead = f", or {otherwise}" if otherwise else ""
+        raise InputError(
+            f"{samples.where}: a paired comparison needs at least two samples; give more{instead}"
+        )
 
 
 def lower_bound(

@@ -6,8 +6,8 @@ import hashlib
 import inspect
 import io
 import warnings
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from difflib import get_close_matches
 from functools import lru_cache
 from pathlib import Path
@@ -175,6 +175,36 @@ def _seen(visual: Any, frames: int) -> bytes | Video:
         visual.convert("RGB").save(file, "PNG", compress_level=1)
         return file.getvalue()
     raise TypeError(f"doc_to_visual gave a {type(visual).__name__}; an image or a video's path is supported")
+
+
+def figure_tasks(samples: Iterable[Sample]) -> list[str]:
+    """Tasks among the samples that say more of a whole set than means of single answers: `task_figures`."""
+    judges = {
+        sample.source: sample.judge for sample in samples if isinstance(sample.judge, TaskJudge)
+    }  # one of each task
+    return [name for name, judge in judges.items() if _aggregations(_load_task(judge.include, judge.task))]
+
+
+def with_answers(load: Callable[[], SampleSet]) -> SampleSet:
+    """The samples that `load` gives, those of `figure_tasks` generating: judged as before, but answered."""
+    samples = load()
+    tasks = figure_tasks(samples)
+    answered = tuple(
+        replace(sample, exact=False, judge=None) if sample.exact and sample.source in tasks else sample
+        for sample in samples
+    )
+    return replace(samples, samples=answered)
+
+
+def _aggregations(task: Any) -> list[str]:
+    """Metrics of a task that are no plain mean. Those that take `args` write submission files."""
+    from lmms_eval.api.metrics import mean
+
+    return [
+        metric
+        for metric, aggregate in task.aggregation().items()
+        if aggregate is not mean and "args" not in inspect.signature(aggregate).parameters
+    ]
 
 
 def task_figures(samples: Iterable[Sample], outcomes: Iterable[Outcome]) -> dict[str, dict[str, float]]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from rich.table import Table
@@ -23,6 +23,7 @@ class Row:
 
     accuracy: mean per-sample score. difference: to no reduction, paired. tflops: paper's convention, batch 1.
     prefill: median seconds of one prefill at batch 1, language model alone. per_source: accuracy by task.
+    to_found: paired difference to the schedule that a search found, where it stands beside one.
     """
 
     name: str
@@ -32,20 +33,17 @@ class Row:
     per_source: Mapping[str, float]
     tflops: float
     prefill: float
+    to_found: Comparison | None = None
+    outcomes: Sequence[Outcome] = field(default=(), repr=False)
 
     def to_dict(self) -> dict[str, Any]:
         """JSON."""
-        interval = self.difference and {
-            "mean": self.difference.difference,
-            "low": self.difference.low,
-            "high": self.difference.high,
-            "samples": self.difference.samples,
-        }
         return {
             "name": self.name,
             "schedule": self.schedule.to_dict(),
             "accuracy": self.accuracy,
-            "difference": interval,
+            "difference": _interval(self.difference),
+            "to_found": _interval(self.to_found),
             "per_source": dict(self.per_source),
             "memory_cost": self.schedule.memory_cost,
             "tflops": self.tflops,
@@ -53,7 +51,15 @@ class Row:
         }
 
 
-def rivals(found: Schedule, seed: int) -> dict[str, Schedule]:
+@dataclass(frozen=True)
+class Rivals:
+    """What stands beside a found schedule. left_out: why a strategy does not."""
+
+    schedules: dict[str, Schedule]
+    left_out: dict[str, str]
+
+
+def rivals(found: Schedule, seed: int) -> Rivals:
     """The fixed strategies solved to a schedule's memory cost, and random tokens at its rates.
 
     VTW leaves after whole layers, so its cost is the nearest it can have. P-Sigmoid's k is the steepness of
@@ -61,6 +67,7 @@ def rivals(found: Schedule, seed: int) -> dict[str, Schedule]:
     """
     layers, cost = found.num_layers, found.memory_cost
     solved: dict[str, Schedule] = {}
+    left_out: dict[str, str] = {}
     for label, name, fixed in (
         ("FastV", "fastv", {}),
         ("PDrop", "pyramid_drop", {}),
@@ -69,9 +76,9 @@ def rivals(found: Schedule, seed: int) -> dict[str, Schedule]:
     ):
         try:
             solved[label] = strategies.at_memory_cost(name, layers, cost, **fixed)
-        except InputError:
-            continue
-    return solved | {"random tokens": strategies.random(found, seed)}
+        except InputError as error:
+            left_out[label] = str(error).partition(";")[0]
+    return Rivals(solved | {"random tokens": strategies.random(found, seed)}, left_out)
 
 
 def compare_schedules(
@@ -79,11 +86,14 @@ def compare_schedules(
     schedules: Mapping[str, Schedule],
     on_row: Callable[[Row], None] | None = None,
     baseline: list[Outcome] | None = None,
+    found: Mapping[str, str] | None = None,
 ) -> list[Row]:
     """Evaluates every schedule on all samples of the pool, no reduction first.
 
     baseline: outcomes that differences are to; an empty list is filled with those of no reduction.
+    found: by name, the found schedule that one is also compared to; that stands before it.
     """
+    found = found or {}
     named = {NO_REDUCTION: strategies.none(pool.num_layers), **schedules}
     costs = pool.call("costs", list(named.values()))
     sources: Mapping[str, str] = pool.call("sources")
@@ -94,6 +104,7 @@ def compare_schedules(
         difference = compare(outcomes, baseline) if baseline else None
         if not baseline:
             baseline += outcomes
+        beside = next((row for row in rows if row.name == found.get(name)), None)
         row = Row(
             name=name,
             schedule=schedule,
@@ -102,6 +113,8 @@ def compare_schedules(
             per_source=by_source(outcomes, sources),
             tflops=tflops,
             prefill=prefill,
+            to_found=None if beside is None else compare(outcomes, beside.outcomes),
+            outcomes=outcomes,
         )
         rows.append(row)
         if on_row is not None:
@@ -109,25 +122,61 @@ def compare_schedules(
     return rows
 
 
-def comparison_table(rows: Sequence[Row], samples: int, title: str = "") -> Table:
-    """A table for the terminal."""
+def comparison_table(rows: Sequence[Row], samples: int, title: str = "", found: str = "") -> Table:
+    """A table for the terminal, 100 columns wide unless names are long.
+
+    found: what a search found, where rows are compared to it.
+    """
     table = Table(title=title or None, title_justify="left", caption_justify="left")
+    beside = f"; to {found}: the same to what was found, ± the interval" if found else ""
     table.caption = (
         f"accuracy: mean over {samples} samples; difference to no reduction in points with the paired 95 % "
-        "interval; TFLOPs: the paper's convention; prefill: median, batch 1, language model only"
+        f"interval{beside}; TFLOPs: the paper's convention; prefill: median, batch 1, language model only"
     )
     table.add_column("schedule")
-    for column in ("accuracy", "difference", "memory cost", "TFLOPs", "prefill ms"):
-        table.add_column(column, justify="right")
+    for column in (
+        "accuracy", "difference", *([f"to {found}"] if found else []), "memory\ncost", "TFLOPs", "prefill\nms"
+    ):  # fmt: skip
+        table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
         table.add_row(
             row.name,
             f"{100 * row.accuracy:.1f}",
             "" if row.difference is None else _points(row.difference),
+            *([_short_points(row.to_found)] if found else []),
             f"{row.schedule.memory_cost:.3f}",
             f"{row.tflops:.4g}",
             f"{1000 * row.prefill:.1f}",
         )
+    return table
+
+
+def comparison_lines(rows: Sequence[Row], found: str, left_out: Mapping[str, str]) -> list[str]:
+    """What the table of a search says of its schedule's rivals, and which of them it lacks."""
+    better = [row.name for row in rows if row.to_found is not None and row.to_found.low > 0]
+    lines = [f"Significantly more accurate than {found} (paired, 95 %): {'; '.join(better) or 'none'}"]
+    if left_out:
+        lines.append("Left out: " + "; ".join(f"{name} ({why})" for name, why in left_out.items()))
+    return lines
+
+
+def row_line(row: Row) -> str:
+    """A finished row where there is no terminal to watch."""
+    difference = "" if row.difference is None else f", difference {_points(row.difference)}"
+    return f"compared: {row.name}: accuracy {100 * row.accuracy:.1f}{difference}"
+
+
+def figures_table(task: str, figures: Mapping[str, Mapping[str, float]]) -> Table:
+    """A task's figures of the whole set (F1, ...), schedule by schedule."""
+    table = Table(
+        caption="by the task's own aggregation of all answers; no part of E", caption_justify="left"
+    )
+    table.add_column(task.removeprefix("vtr_"))
+    names = list(dict.fromkeys(name for row in figures.values() for name in row))
+    for name in names:
+        table.add_column(name, justify="right")
+    for schedule, row in figures.items():
+        table.add_row(schedule, *(f"{row[name]:.4g}" if name in row else "" for name in names))
     return table
 
 
@@ -140,6 +189,25 @@ def sources_table(rows: Sequence[Row]) -> Table:
     for row in rows:
         table.add_row(row.name, *(f"{100 * value:.1f}" for value in row.per_source.values()))
     return table
+
+
+def _interval(difference: Comparison | None) -> dict[str, float] | None:
+    return (
+        None
+        if difference is None
+        else {
+            "mean": difference.difference,
+            "low": difference.low,
+            "high": difference.high,
+            "samples": difference.samples,
+        }
+    )
+
+
+def _short_points(difference: Comparison | None) -> str:
+    if difference is None:
+        return ""
+    return f"{100 * difference.difference:+.1f} ±{100 * (difference.high - difference.low) / 2:.1f}"
 
 
 def _points(difference: Comparison) -> str:

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from types import TracebackType
 from typing import Self
 
@@ -12,6 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from vtr_ray.report.comparison import Row, row_line
 from vtr_ray.tuning.directory import Entry
 from vtr_ray.tuning.progress import Progress
 
@@ -89,6 +91,16 @@ class Display:
             _clock(progress.elapsed),
             _clock(progress.remaining) if progress.remaining is not None else "?",
         ]
+
+
+@contextmanager
+def comparing(console: Console) -> Iterator[Callable[[Row], None]]:
+    """Gives what shows the finished rows of a comparison: a status in a terminal, a line each elsewhere."""
+    if not console.is_terminal:
+        yield lambda row: console.print(row_line(row), highlight=False, soft_wrap=True, markup=False)
+        return
+    with console.status("comparing schedules") as status:
+        yield lambda row: status.update(row_line(row))
 
 
 def _value(entry: Entry, name: str) -> float | None:
