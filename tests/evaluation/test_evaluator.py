@@ -13,7 +13,7 @@ from vtr_ray import strategies
 from vtr_ray.errors import InputError
 from vtr_ray.evaluation import prompts
 from vtr_ray.evaluation.evaluator import Evaluator, EvaluatorSpec
-from vtr_ray.evaluation.outcome import effectiveness
+from vtr_ray.evaluation.outcome import NOT_A_NUMBER, effectiveness
 from vtr_ray.evaluation.samples import Sample, SampleSet, Skipped, read_image
 from vtr_ray.evaluation.suites import load_tasks
 from vtr_ray.models import load_model
@@ -201,29 +201,70 @@ def test_one_sample_too_large_for_memory_is_an_error(loaded, samples):
 
     hook = model.register_forward_pre_hook(refuse)
     try:
-        with pytest.raises(torch.OutOfMemoryError, match=r"one sample at a time \(batch 0\); shrink"):
+        with pytest.raises(torch.OutOfMemoryError, match=r"one sample at a time \(batch 0\); give each actor more"):
             Evaluator(model, processor, samples, batch_size=4).evaluate(SCHEDULES["none"])
     finally:
         hook.remove()
 
 
-@pytest.mark.parametrize("teacher_forcing", [True, False])
-def test_not_a_number_names_the_sample(tiny_llava_dir, truths, teacher_forcing):
+@pytest.fixture
+def overflowing(tiny_llava_dir):
+    """A model in which the word w43 is not a number."""
     model, processor = load_model(str(tiny_llava_dir), device="cpu")
+    model.generation_config.eos_token_id = ENDS
     words = processor.tokenizer("w43")["input_ids"]
     with torch.no_grad():
+        model.lm_head.weight[[0, 1, 3, 4]] = 0
         model.get_input_embeddings().weight[words[0]] = float("nan")
-    rows = [
-        (f"{question} w43" if i == 2 else question, image)
-        for i, (question, image, _) in enumerate(truths[:6])
-    ]
-    made = tuple(
-        Sample(f"s{i}", "quiz", image, question, ("red",)) for i, (question, image) in enumerate(rows)
+    return model, processor
+
+
+@pytest.mark.parametrize("name", SCHEDULES)
+@pytest.mark.parametrize("teacher_forcing", [True, False])
+def test_not_a_number_is_a_wrong_answer_of_that_sample_alone(
+    overflowing, loaded, truths, name, teacher_forcing
+):
+    """Under every schedule, in any batch, with the prefix cache and without."""
+    rows = [(f"{question} w43" if i == 2 else question, *rest) for i, (question, *rest) in enumerate(truths)]
+    made = [Sample(f"s{i}", "quiz", row[1], row[0], (row[2],)) for i, row in enumerate(rows)]
+    whole = SampleSet(tuple(made))
+    others = SampleSet(tuple(sample for sample in made if sample.id != "s2"))
+    expected = by_id(
+        Evaluator(*loaded, others, batch_size=6, teacher_forcing=teacher_forcing).evaluate(SCHEDULES[name])
     )
-    made = tuple(sample for sample in made)
-    evaluator = Evaluator(model, processor, SampleSet(made), batch_size=6, teacher_forcing=teacher_forcing)
-    with pytest.raises(InputError, match=r"1 samples \(s2\) are NaN"):
-        evaluator.evaluate(SCHEDULES["none"])
+    for size, cache in ((6, 2**30), (6, 0), (1, 0), (100, 0)):
+        evaluator = Evaluator(
+            *overflowing, whole, batch_size=size, teacher_forcing=teacher_forcing, cache=cache
+        )
+        for _ in range(2):  # again from what was kept
+            found = by_id(evaluator.evaluate(SCHEDULES[name]))
+            lost = found.pop("s2")
+            assert (lost.score, lost.error) == (0.0, NOT_A_NUMBER)
+            assert lost.answer == (None if teacher_forcing else "")
+            assert found == expected and not any(outcome.error for outcome in found.values())
+
+
+def test_not_a_number_in_an_answer_counts_only_where_it_is_written(overflowing, loaded, truths, samples):
+    """A draft that is refused leaves nothing behind: neither its own NaN nor one that would follow it."""
+    made = [
+        Sample(f"s{i}", "quiz", image, question, (f"{answer} w43 w21",), False, max_new_tokens=NEW_TOKENS)
+        for i, (question, image, answer) in enumerate(truths)
+    ]
+    expected = Evaluator(*loaded, SampleSet(tuple(made)), batch_size=6).evaluate(SCHEDULES["searched"])
+    assert not any("w43" in outcome.answer for outcome in expected)
+    evaluator = Evaluator(*overflowing, SampleSet(tuple(made)), batch_size=6)
+    assert evaluator.evaluate(SCHEDULES["searched"]) == expected
+    first = made[0].answers[0].split()[0]
+    (word,) = overflowing[1].tokenizer(first, add_special_tokens=False)["input_ids"]
+    with torch.no_grad():
+        overflowing[0].get_input_embeddings().weight[word] = float("nan")
+    plain = {i for i, outcome in enumerate(expected) if first in outcome.answer.split()[:-1]}
+    found = Evaluator(*overflowing, SampleSet(tuple(made)), batch_size=6).evaluate(SCHEDULES["searched"])
+    lost = {i for i, outcome in enumerate(found) if outcome.error is not None}
+    assert plain and plain <= lost
+    assert [one for i, one in enumerate(found) if i not in lost] == [
+        one for i, one in enumerate(expected) if i not in lost
+    ]
 
 
 def test_mistakes_are_clear(loaded, samples):

@@ -16,8 +16,8 @@ from vtr_ray.efficiency import count_flops, prefill_times
 from vtr_ray.errors import InputError
 from vtr_ray.evaluation import prompts
 from vtr_ray.evaluation.batches import IGNORED, Tensors, build, form_batches
-from vtr_ray.evaluation.greedy import NotANumber, arg_max, greedy
-from vtr_ray.evaluation.outcome import Outcome
+from vtr_ray.evaluation.greedy import arg_max, greedy
+from vtr_ray.evaluation.outcome import NOT_A_NUMBER, Outcome
 from vtr_ray.evaluation.prefix_cache import DEFAULT_LIMIT, PrefixCache
 from vtr_ray.evaluation.samples import Sample, SampleSet
 from vtr_ray.evaluation.video import blank, read, seen_size
@@ -133,8 +133,9 @@ class Evaluator:
     def evaluate(self, schedule: Schedule, batches: Sequence[int] | None = None) -> list[Outcome]:
         """Outcomes of the samples in `batches` (indices below `num_batches`; None: all), in their order.
 
-        Raises InputError: a schedule for another number of layers, logits that are not numbers.
-        torch.OutOfMemoryError: not even one sample at a time fits.
+        A sample whose logits are NaN counts as wrong, and its outcome says why.
+        Raises InputError: a schedule for another number of layers. torch.OutOfMemoryError: not even one
+        sample at a time fits.
         """
         if schedule.num_layers != self.num_layers:
             raise InputError(
@@ -150,8 +151,9 @@ class Evaluator:
                     if not _out_of_memory(error):
                         raise
                     raise torch.OutOfMemoryError(
-                        f"out of memory at one sample at a time (batch {number}); shrink its images "
-                        "(--max-pixels) or use a device with more memory"
+                        f"out of memory at one sample at a time (batch {number}); give each actor more "
+                        "memory: fewer actors, --gpus-per-actor 2, or a larger device (smaller images, "
+                        "--max-pixels, are another search)"
                     ) from error
         return outcomes
 
@@ -228,28 +230,20 @@ class Evaluator:
         exact = self._exact[part[0]]
         if layer is not None and prefix is not None and layer <= prefix.layer:
             layer = None
-        try:
-            with reduce_vision_tokens(
-                self.model, schedule, batch.prompt, batch.vision, capture=layer, decode=self._decode
-            ) as reduction:
-                keep = batch.targets.shape[1] if exact else 1
-                first: Any
-                if prefix is None:
-                    first = self.model(**batch.inputs, use_cache=not exact, logits_to_keep=keep)
-                else:
-                    first = reduction.resume(prefix, keep, use_cache=not exact)
-                taken = reduction.prefix
-                if exact:
-                    scores = self._decided(batch, first.logits)
-                    outcomes = [Outcome(one.id, score) for one, score in zip(samples, scores, strict=True)]
-                else:
-                    outcomes = self._generated(part, batch, first)
-        except NotANumber as error:
-            names = ", ".join(samples[row].id for row in error.rows[:3])
-            raise InputError(
-                f"the logits of {len(error.rows)} samples ({names}) are NaN; "
-                "load the model in float32 or bfloat16, or mend the checkpoint"
-            ) from error
+        with reduce_vision_tokens(
+            self.model, schedule, batch.prompt, batch.vision, capture=layer, decode=self._decode
+        ) as reduction:
+            keep = batch.targets.shape[1] if exact else 1
+            first: Any
+            if prefix is None:
+                first = self.model(**batch.inputs, use_cache=not exact, logits_to_keep=keep)
+            else:
+                first = reduction.resume(prefix, keep, use_cache=not exact)
+            taken = reduction.prefix
+            if exact:
+                outcomes = self._decided(samples, batch, first.logits)
+            else:
+                outcomes = self._generated(part, batch, first)
         if taken is not None and self._trusted(taken, batch, schedule, first.logits):
             self.prefixes.put(part, taken)
         return outcomes
@@ -271,14 +265,15 @@ class Evaluator:
             self.prefixes.checked = True
         return True
 
-    def _decided(self, batch: Tensors, logits: Tensor) -> list[float]:
+    def _decided(self, samples: Sequence[Sample], batch: Tensors, logits: Tensor) -> list[Outcome]:
         """1 where every target token and an end token after them are the arg-max, else 0."""
         ignored = batch.targets == IGNORED
-        predicted = arg_max(logits, ignored)
+        predicted, bad = arg_max(logits)
         right = (predicted == batch.targets) | ignored
         right[:, -1] = torch.isin(predicted[:, -1], self._ends)
-        scores: list[float] = right.all(1).float().tolist()
-        return scores
+        lost = (bad & ~ignored).any(1)
+        found = zip(samples, (right.all(1) & ~lost).tolist(), lost.tolist(), strict=True)
+        return [Outcome(one.id, float(hit), error=NOT_A_NUMBER if none else None) for one, hit, none in found]
 
     def _generated(self, part: tuple[int, ...], batch: Tensors, first: Any) -> list[Outcome]:
         samples = [self.samples.samples[index] for index in part]
@@ -288,7 +283,7 @@ class Evaluator:
         answers = greedy(self.model, batch, self._ends, limits, first, drafts)
         outcomes = [self._judged(sample, tokens) for sample, tokens in zip(samples, answers, strict=True)]
         for index, tokens, outcome in zip(part, answers, outcomes, strict=True):
-            if outcome.score > self._draft(index)[0]:
+            if tokens is not None and outcome.score > self._draft(index)[0]:
                 self._drafts[index] = outcome.score, tokens
         return outcomes
 
@@ -307,7 +302,9 @@ class Evaluator:
         length = batch.mask.shape[1] + 2 * max(limits)
         return any(kind.window is not None and kind.window < length for kind in kinds)
 
-    def _judged(self, sample: Sample, tokens: list[int]) -> Outcome:
+    def _judged(self, sample: Sample, tokens: list[int] | None) -> Outcome:
+        if tokens is None:
+            return Outcome(sample.id, 0.0, answer="", error=NOT_A_NUMBER)
         answer: str = self.processor.tokenizer.decode(tokens, skip_special_tokens=True)
         for stop in sample.until:
             answer = answer.split(stop)[0] if stop else answer

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 
@@ -15,15 +15,45 @@ class Outcome:
     sample_id: unique among the samples of an evaluator.
     score: in [0, 1].
     answer: the decoded answer where the sample generated one; None where one forward pass decided.
+    error: why the model has no answer, which counts as a wrong one; None: it has.
     """
 
     sample_id: str
     score: float
     answer: str | None = None
+    error: str | None = None
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.score <= 1.0:  # also catches NaN
             raise ValueError(f"sample {self.sample_id}: score {self.score} is not in [0, 1]")
+
+
+NOT_A_NUMBER = "its logits are not numbers (NaN)"
+
+MAX_WITHOUT_ANSWER = 0.05
+"""Share of samples without an answer above which E says nothing of a schedule."""
+
+
+def without_answer(outcomes: Iterable[Outcome]) -> tuple[str, ...]:
+    """Ids of the samples that have no answer, sorted."""
+    return tuple(sorted(outcome.sample_id for outcome in outcomes if outcome.error is not None))
+
+
+def named(ids: Sequence[str], most: int = 3) -> str:
+    """Some of many ids."""
+    more = f" and {len(ids) - most} more" if len(ids) > most else ""
+    return ", ".join(ids[:most]) + more
+
+
+def too_many_without_answer(outcomes: Sequence[Outcome]) -> str | None:
+    """The line about it; None: there are few enough for E to stand."""
+    ids = without_answer(outcomes)
+    if len(ids) <= MAX_WITHOUT_ANSWER * len(outcomes):
+        return None
+    return (
+        f"{len(ids)} of {len(outcomes)} samples have no answer, more than {MAX_WITHOUT_ANSWER:.0%} "
+        f"({named(ids)}: {NOT_A_NUMBER}): where float16 overflows, --dtype bfloat16 or float32 does not"
+    )
 
 
 def effectiveness(outcomes: Iterable[Outcome]) -> float:
