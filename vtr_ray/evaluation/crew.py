@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import time
@@ -20,10 +21,33 @@ RETRIES = 10  # of a call that is no evaluation, when the actor's process ends
 _ALONE = 900.0  # seconds without any living actor, after which waiting ends: a node takes minutes to come
 
 
+class Warnings(logging.Handler):
+    """Warnings of this package, each line once: what an actor writes to its own log no user reads."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self._lines: list[str] = []
+        self._known: set[str] = set()
+
+    def emit(self, record: logging.LogRecord) -> None:
+        """Keep the line."""
+        line = record.getMessage()
+        if line not in self._known:
+            self._known.add(line)
+            self._lines.append(line)
+
+    def take(self) -> list[str]:
+        """Those since the last call."""
+        lines, self._lines = self._lines, []
+        return lines
+
+
 class Holder:
     """The actor: builds its evaluator on first use, so that an error of the factory is an ordinary error."""
 
     def __init__(self, factory: bytes, threads: int, gpus: float) -> None:
+        self._warnings = Warnings()
+        logging.getLogger("vtr_ray").addHandler(self._warnings)
         self._factory = factory
         self._threads = threads
         self._gpus = gpus
@@ -38,15 +62,17 @@ class Holder:
         attribute = getattr(self._built(), name)
         return attribute(*args, **kwargs) if callable(attribute) else attribute
 
-    def evaluate(self, schedule: Schedule, batches: Sequence[int]) -> list[tuple[list[Outcome], float]]:
-        """Outcomes and seconds of each batch: only whole batches merge again in their order."""
+    def evaluate(
+        self, schedule: Schedule, batches: Sequence[int]
+    ) -> tuple[list[tuple[list[Outcome], float]], list[str]]:
+        """Outcomes and seconds of each batch: only whole batches merge again in their order. And warnings."""
         evaluator = self._built()
         results = []
         for batch in batches:
             started = time.perf_counter()
             outcomes = list(evaluator.evaluate(schedule, [batch]))
             results.append((outcomes, time.perf_counter() - started))
-        return results
+        return results, self._warnings.take()
 
     def _built(self) -> Any:
         if self._evaluator is None:
@@ -68,6 +94,8 @@ class RayCrew:
 
     A call that an actor's death interrupts is not repeated there: its batches go to the others, while a probe
     waits for the actor to be started again. What an earlier evaluation left running keeps its actor busy.
+
+    warnings: what the actors warned of; whoever reads it empties it.
     """
 
     def __init__(self, actors: Sequence[Any], alone: float = _ALONE) -> None:
@@ -78,6 +106,7 @@ class RayCrew:
         self._running: dict[Any, tuple[int, int, tuple[int, ...]]] = {}  # ref -> turn, actor, batches
         self._probes: dict[Any, int] = {}
         self._dead: set[int] = set()  # for good
+        self.warnings: list[str] = []
 
     def begin(self, schedule: Schedule) -> RayCrew:
         """For one evaluation; what still runs of the last one is no longer reported."""
@@ -136,7 +165,8 @@ class RayCrew:
         turn, actor, batches = self._running.pop(ref)
         ours = turn == self._turn
         try:
-            results = ray.get(ref)
+            results, warnings = ray.get(ref)
+            self.warnings += warnings
         except RayTaskError as error:
             if not ours:
                 return None

@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
+from vtr_ray.errors import Stopped
 from vtr_ray.evaluation.outcome import Outcome
 from vtr_ray.evaluation.speeds import Speeds
 
@@ -26,8 +27,8 @@ _OVERDUE = 2.0  # times the expected time, after which an idle actor takes a cop
 _LOOK = 0.1  # seconds between looks for overdue batches, while an actor is idle
 
 
-class TooManyLosses(RuntimeError):
-    """The same batch has ended too many processes."""
+class TooManyLosses(Stopped):
+    """The same batch has ended too many processes: under another schedule it may not."""
 
 
 @dataclass(frozen=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import logging
 import math
 import uuid
 from collections.abc import Callable, Mapping, Sequence
@@ -20,6 +21,8 @@ from vtr_ray.evaluation.outcome import Outcome
 from vtr_ray.evaluation.speeds import Speeds
 from vtr_ray.schedule import Schedule
 
+logger = logging.getLogger(__name__)
+
 _MEMORY = "most likely for want of memory: use a smaller batch or fewer actors"
 
 
@@ -33,6 +36,7 @@ class PoolClient:
         self._known: dict[str, Any] = dict(known or {})
         self._crew: RayCrew | None = None
         self._speeds = Speeds(len(self.names))
+        self._notices: list[str] = []
 
     def __reduce__(self) -> tuple[type[PoolClient], tuple[tuple[str, ...], str, dict[str, Any]]]:
         return PoolClient, (self.names, self.namespace, self._known)
@@ -106,8 +110,20 @@ class PoolClient:
                 self._speeds, self._crew.begin(schedule), chosen, enough and self._asking(enough)
             )
         except dealing.TooManyLosses as error:
-            raise Stopped(f"{error}; {_MEMORY}") from None
+            raise dealing.TooManyLosses(f"{error}; {_MEMORY}") from None
+        finally:
+            self.heard(self._crew.warnings)
+            self._crew.warnings = []
         return [outcome for batch in chosen for outcome in done.get(batch, ())]
+
+    def heard(self, notices: Sequence[str]) -> None:
+        """Keep what actors warned of, for `take_notices`."""
+        self._notices += notices
+
+    def take_notices(self) -> list[str]:
+        """What was heard since the last call."""
+        notices, self._notices = self._notices, []
+        return notices
 
     def _asking(self, enough: Enough) -> Callable[[dealing.Deal], bool]:
         def asked(deal: dealing.Deal) -> bool:
@@ -132,6 +148,7 @@ class EvaluatorPool(PoolClient):
 
     Each actor builds its own evaluator from `factory`, so models do not travel. An actor whose process is
     killed restarts; meanwhile the others do its work. Pickled, the pool becomes a `PoolClient`.
+    What actors warn of is said here, each line once.
 
     factory: picklable, no arguments; called once in every actor (and again after a restart).
     actors: how many; whole batches are dealt to them.
@@ -139,6 +156,7 @@ class EvaluatorPool(PoolClient):
     name: start of the actors' names; a unique part is appended, so searches on one cluster never collide.
     wait_for_nodes: seconds to wait for a growing cluster; 0 refuses at once what its nodes cannot hold.
     placement_timeout: seconds to wait for room that others hold.
+    say: takes a line that an actor warned of; default: the log of this process.
 
     Raises InputError: more than the cluster has, no room in time, or an InputError of the factory.
     """
@@ -153,6 +171,7 @@ class EvaluatorPool(PoolClient):
         *,
         wait_for_nodes: float = 0.0,
         placement_timeout: float = 180.0,
+        say: Callable[[str], object] = logger.warning,
     ) -> None:
         if actors < 1:
             raise InputError(f"the pool needs at least one evaluator actor, not {actors}")
@@ -161,6 +180,7 @@ class EvaluatorPool(PoolClient):
             _check_fits(actors, cpus, gpus)
         unique = uuid.uuid4().hex[:12]
         super().__init__([f"{name}-{unique}-{i}" for i in range(actors)], ray.get_runtime_context().namespace)
+        self._say, self._said = say, set[str]()
         holder = ray.remote(Holder)
         pickled = ray.cloudpickle.dumps(factory)
         self._handles = [
@@ -187,6 +207,13 @@ class EvaluatorPool(PoolClient):
                 f"found no room in the Ray cluster within {timeout:.0f} s; end what holds it or ask for less"
             )
         _get(placed)
+
+    def heard(self, notices: Sequence[str]) -> None:
+        """Say what actors warned of, unless it was said before."""
+        for line in notices:
+            if line not in self._said:
+                self._said.add(line)
+                self._say(line)
 
     def close(self) -> None:
         """End the actors. Safe to call twice."""
