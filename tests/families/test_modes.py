@@ -9,7 +9,7 @@ from typing import Any
 import native_oracle as oracle
 import pytest
 import torch
-from toys import IMAGE, VIDEO, Sample, inputs_of, model_of
+from toys import IMAGE, TOYS, VIDEO, Sample, inputs_of, model_of
 
 from vtr_ray.errors import InputError
 from vtr_ray.models import CACHE, cache_of
@@ -20,7 +20,10 @@ pytestmark = pytest.mark.families
 GRADUAL = Schedule.from_rates([1, 1, 0.7, 0.4, 0.13])
 GEMMA = Schedule.from_rates([1] * 6 + [0.6, 0.2])
 PLAIN = {"do_sample": False, "suppress_tokens": [IMAGE, VIDEO, 2], "return_dict_in_generate": True}
-MODELS = [("llava-window", GRADUAL), ("qwen3-vl", GRADUAL), ("gemma3", GEMMA)]
+
+
+def schedule_of(name: str) -> Schedule:
+    return GEMMA if name == "gemma3" else GRADUAL  # its first layer that may lose tokens is the seventh
 
 
 def prompts(name: str) -> list[Sample]:
@@ -34,9 +37,10 @@ def of(name: str, sample: Sample, answer: list[int], schedule: Schedule) -> torc
     return result.logits.log_softmax(-1)
 
 
-@pytest.mark.parametrize(("name", "schedule"), MODELS)
-def test_beams(name: str, schedule: Schedule) -> None:
+@pytest.mark.parametrize("name", TOYS)
+def test_beams(name: str) -> None:
     """Rows change places after every token; each beam's score is the oracle's sum of log-probabilities."""
+    schedule = schedule_of(name)
     batch, model = prompts(name), model_of(name, "sdpa")
     inputs = inputs_of(batch, model)
     options = {"num_beams": 3, "num_return_sequences": 2, "length_penalty": 0.0, "max_new_tokens": 4, **PLAIN}
@@ -51,33 +55,37 @@ def test_beams(name: str, schedule: Schedule) -> None:
         assert float(out.sequences_scores[row]) == pytest.approx(score, abs=1e-3)
 
 
-@pytest.mark.parametrize(("name", "schedule"), MODELS[::2])
-def test_candidates(name: str, schedule: Schedule) -> None:
+@pytest.mark.parametrize("name", TOYS)
+def test_candidates(name: str) -> None:
     """Prompt look-up and an assistant propose tokens, some are taken back: greedy decoding all the same."""
-    model = model_of(name, "sdpa")
+    schedule, model = schedule_of(name), model_of(name, "sdpa")
     inputs = inputs_of(prompts(name)[1:2], model)
     assistant = copy.deepcopy(model)
     for parameter in assistant.lm_head.parameters():
-        parameter.data += 0.1 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
+        parameter.data += 0.2 * torch.randn(parameter.shape, generator=torch.Generator().manual_seed(0))
     options = {"max_new_tokens": 12, **PLAIN}
     lengths: list[int] = []
     counter = model.register_forward_hook(lambda _, args, output: lengths.append(output.logits.shape[1]))
     with torch.no_grad(), reduce_vision_tokens(model, schedule) as reduction:
         plain = model.generate(**inputs, **options).sequences
         kept = [layer.tolist() for layer in reduction.kept]
+        ran = 0
         for candidates in ({"prompt_lookup_num_tokens": 3}, {"assistant_model": assistant}):
             lengths.clear()
             assert torch.equal(model.generate(**inputs, **options, **candidates).sequences, plain)
-            assert max(lengths) > 1 and sum(lengths) > 12  # some proposed, some taken back
+            assert max(lengths) > 1  # some proposed
             assert [layer.tolist() for layer in reduction.kept] == kept
+            ran += sum(lengths)
+        assert ran > 24  # some taken back
         counter.remove()
         with pytest.raises(Unsupported, match="its own assistant"):
             model.generate(**inputs, **options, assistant_model=model)
 
 
-@pytest.mark.parametrize(("name", "schedule"), MODELS)
-def test_a_cache_is_used_over_turns(name: str, schedule: Schedule) -> None:
+@pytest.mark.parametrize("name", TOYS)
+def test_a_cache_is_used_over_turns(name: str) -> None:
     """A second question, several tokens, goes onto the first turn's cache; the first's choice stays."""
+    schedule = schedule_of(name)
     batch, model = prompts(name), model_of(name, "sdpa")
     inputs = inputs_of(batch, model)
     width = inputs["input_ids"].shape[1]
@@ -102,20 +110,26 @@ def test_a_cache_is_used_over_turns(name: str, schedule: Schedule) -> None:
         torch.testing.assert_close(steps[row], expected[n - 1 : n + 1], atol=1e-4, rtol=1e-4)
 
 
-def test_without_a_cache_the_answer_never_ranks() -> None:
-    model = model_of("llava-window", "sdpa")
-    inputs = inputs_of(prompts("llava-window"), model)
+@pytest.mark.parametrize("name", TOYS)
+def test_without_a_cache_the_answer_never_ranks(name: str) -> None:
+    model = model_of(name, "sdpa")
+    inputs = inputs_of(prompts(name), model)
     options = {"max_new_tokens": 4, "min_new_tokens": 4, "output_logits": True, **PLAIN}
-    with torch.no_grad(), reduce_vision_tokens(model, GRADUAL):
+    with torch.no_grad(), reduce_vision_tokens(model, schedule_of(name)):
         cached = model.generate(**inputs, **options)
         anew = model.generate(**inputs, **options, use_cache=False)
     assert torch.equal(cached.sequences, anew.sequences)
     torch.testing.assert_close(torch.stack(cached.logits), torch.stack(anew.logits), atol=1e-4, rtol=1e-4)
 
 
-def test_a_cropped_cache() -> None:
-    """Answer and question tokens may be taken back; the image's may not: layers hold different ones."""
-    name, sample = "llava", Sample("llava", 1, 4, 1, 5)
+@pytest.mark.parametrize("name", ["llava", "qwen3-vl"])
+def test_a_cropped_cache(name: str) -> None:
+    """Answer and question tokens may be taken back; the image's may not: layers hold different ones.
+
+    Of one kind of positions each: cropping knows a layer by its layout alone, and transformers itself crops
+    no layer past its sliding window.
+    """
+    sample = Sample(name, 1, 4, 1, 5)
     model, ids = model_of(name, "sdpa"), sample.prompt_ids[None]
     inputs = inputs_of([sample], model)
     with torch.no_grad(), reduce_vision_tokens(model, GRADUAL):
@@ -131,16 +145,24 @@ def test_a_cropped_cache() -> None:
     torch.testing.assert_close(step.log_softmax(-1), expected[-1], atol=1e-4, rtol=1e-4)
 
 
-def test_offloaded_layers(tmp_path: Path) -> None:
-    """Weights on the CPU and on disk, fetched layer by layer, stand in for several devices."""
+@pytest.mark.parametrize("name", ["qwen3-vl", "gemma3-early", "smolvlm"])
+def test_offloaded_layers(name: str, tmp_path: Path) -> None:
+    """Weights on the CPU and on disk, fetched layer by layer.
+
+    What a fetched layer could get wrong differs with deep-stacked features, with two kinds of layers and of
+    rotary tables, and with where the decoder lies; these three have them.
+    """
     from accelerate import dispatch_model
 
-    batch, model = prompts("qwen3-vl"), model_of("qwen3-vl", "sdpa")
+    batch, model = prompts(name), model_of(name, "sdpa")
     inputs = inputs_of(batch, model)
     split = copy.deepcopy(model)
-    places = {"model.visual": "cpu", "model.language_model.embed_tokens": "cpu", "lm_head": "cpu"}
-    places |= {f"model.language_model.layers.{i}": "disk" if i % 2 else "cpu" for i in range(5)}
-    places |= {"model.language_model.norm": "disk", "model.language_model.rotary_emb": "cpu"}
+    decoder = oracle.decoder_of(split)
+    path = next(path for path, module in split.named_modules() if module is decoder)
+    places = {f"model.{part}": "cpu" for part, _ in split.model.named_children() if f"model.{part}" != path}
+    places |= {f"{path}.{part}": "cpu" for part, _ in decoder.named_children() if part != "layers"}
+    places |= {f"{path}.layers.{i}": "disk" if i % 2 else "cpu" for i in range(len(decoder.layers))}
+    places |= {"lm_head": "cpu", f"{path}.norm": "disk"}
     split = dispatch_model(split, places, main_device="cpu", offload_dir=tmp_path, force_hooks=True)
     pdrop = Schedule.from_rates(GRADUAL.rates, ranking="next_layer")
     for schedule in (GRADUAL, pdrop):
