@@ -1,8 +1,9 @@
-"""E of the embedded model at every keeping rate of layers 3, 6 and 9, sample by sample, for replays.
+"""E of the embedded model at every keeping rate of a layer, sample by sample, for replays.
 
-    python benchmarks/record_curves.py      # about ten minutes on one core; goes on where it was ended
+    python benchmarks/record_curves.py      # about half an hour on one core; goes on where it was ended
 
-Layer by layer as G-Search goes: the layers before have the best rate of their own curve (lambda = 0.01).
+Layers 3, 6 and 9 as G-Search goes: the layers before have the best rate of their own curve (lambda = 0.01).
+Then layers 5, 7 and 9 as the first ones that reduce: nothing is removed before them.
 Writes benchmarks/curves.json. `layers[].outcomes[n]` has one letter for each search sample where the layer
 and all deeper ones keep `n` tokens: `0` wrong, `1` right, else a letter of `scores` (ANLS gives parts).
 `right[n]` is their sum.
@@ -23,7 +24,7 @@ from vtr_ray.evaluation.suites import load_tasks
 from vtr_ray.tuning.directory import write_json
 
 FILE = Path(__file__).with_name("curves.json")
-LAYERS, WEIGHT = (3, 6, 9), 0.01
+LAYERS, FIRST, WEIGHT = (3, 6, 9), (5, 7, 9), 0.01
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 
@@ -47,7 +48,9 @@ def record(content: dict[str, Any], evaluator: Any, file: Path) -> None:
     """Measure what `content` lacks; the file is written after every few points."""
     count, tokens, top = evaluator.num_layers, evaluator.vision_tokens, evaluator.vision_tokens
     rates = [1.0] * count
-    for number, layer in enumerate(LAYERS):
+    for number, layer in enumerate((*LAYERS, *FIRST)):
+        if number >= len(LAYERS):
+            rates, top = [1.0] * count, tokens
         if number == len(content["layers"]):
             curve = {"layer": layer, "earlier": rates[: layer - 1], "right": [], "outcomes": []}
             content["layers"].append(curve)

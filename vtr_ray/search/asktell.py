@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, Self
 
-from vtr_ray.errors import InputError
+from vtr_ray.errors import InputError, Stopped
 from vtr_ray.schedule import Schedule
 
 STATE_VERSION = 1
@@ -150,7 +150,7 @@ class Search(ABC):
     @property
     @abstractmethod
     def best(self) -> Schedule:
-        """The schedule found; before the end, the best so far. RuntimeError where every trial failed."""
+        """The schedule found; before the end, the best so far. Stopped where every trial failed."""
 
     @property
     @abstractmethod
@@ -348,9 +348,9 @@ class Search(ABC):
             strategy=trial.strategy,
         )
 
-    def _all_failed(self) -> RuntimeError:
+    def _all_failed(self) -> Stopped:
         reason = self._entries[0].failure if self._entries else "none was run"
-        return RuntimeError(f"The search found nothing: every trial failed (the first: {reason}).")
+        return Stopped(f"The search found nothing: every trial failed (the first: {reason}).")
 
 
 def checked_int(name: str, value: Any, least: int) -> int:

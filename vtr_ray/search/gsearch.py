@@ -130,7 +130,7 @@ class GSearch(Search):
         """The schedule found; before the end, the best so far (at first no reduction).
 
         Raises:
-            RuntimeError: every trial of the first searched layer failed.
+            Stopped: every trial of the first searched layer failed.
         """
         if self.finished and not self._chosen:
             raise self._all_failed()

@@ -6,6 +6,7 @@ no inner optimiser.
 
 from __future__ import annotations
 
+import bisect
 import math
 import warnings
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -16,7 +17,11 @@ from typing import Any, Literal
 from vtr_ray.errors import InputError
 
 Kind = Literal["shape", "warped", "paper"]
-SAMPLES = 4096  # of the surrogate, over all its members, where one is needed
+SAMPLES = 2048  # of the surrogate, over all its members, for the points of a round after the first
+SHORTLIST, EACH_GAP = (
+    48,
+    2,
+)  # such points are chosen among the best, and the best of each gap between tried ones
 
 
 @dataclass(frozen=True)
@@ -138,10 +143,33 @@ def _by_model(
                     gains = _saving(model, needed, ceiling, candidates, pending, seed)
             if not bool(torch.isfinite(gains).all()):
                 return None
+            if not chosen and count > 1:
+                left, gains = _shortlist(left, gains.tolist(), known.tried, count)
             chosen.append(left.pop(int(gains.argmax())))
     except (NanError, NotPSDError, torch.linalg.LinAlgError):  # type: ignore[attr-defined]
         return None
     return chosen
+
+
+def _shortlist(
+    unseen: Sequence[int], gains: Sequence[float], tried: Sequence[int], count: int
+) -> tuple[list[int], Any]:
+    """The most promising unseen points, and the best ones of each gap between tried points; with their gains.
+
+    What joins a point of the round need not be scored everywhere: neighbours promise alike, and a pending
+    point takes from them all.
+    """
+    import torch
+
+    order = sorted(range(len(unseen)), key=lambda place: -gains[place])
+    kept, by_gap = set(order[: max(SHORTLIST, count)]), dict[int, int]()
+    for place in order:
+        gap = bisect.bisect(tried, unseen[place])
+        if by_gap.setdefault(gap, 0) < EACH_GAP:
+            by_gap[gap] += 1
+            kept.add(place)
+    places = sorted(kept)
+    return [unseen[place] for place in places], torch.tensor([gains[place] for place in places])
 
 
 def _column(points: Sequence[float], indices: Sequence[int]) -> Any:

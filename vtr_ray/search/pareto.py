@@ -174,7 +174,7 @@ class ParetoSearch(Search):
         """The cheapest schedule within half a point of E of no reduction; before any trial, no reduction.
 
         Raises:
-            RuntimeError: every own trial failed.
+            Stopped: every own trial failed.
         """
         chosen = self.choose(0.005)
         if chosen is None and self.finished:

@@ -97,7 +97,7 @@ class PSigmoidSearch(Search):
         """The schedule found; before the end, the best so far (at first the flat one, `k = 0`).
 
         Raises:
-            RuntimeError: every trial failed.
+            Stopped: every trial failed.
         """
         return self._schedule(self._best_point())
 

@@ -200,7 +200,10 @@ class ShapeModel(Model):  # type: ignore[misc]
         solved = (self._inverse @ cross).reshape(self._members, -1, flat.numel() // q, q)
         x = flat.reshape(-1, 1, q).expand(-1, self._members, -1)
         falls = self._space.falls(flat.reshape(-1, q))
-        covariance = self._prior(x, x, falls, falls) - torch.einsum("mnbq,mnbr->bmqr", solved, solved)
+        explained = (
+            (solved.unsqueeze(-1) * solved.unsqueeze(-2)).sum(1).transpose(0, 1)
+        )  # few points: q is small
+        covariance = self._prior(x, x, falls, falls) - explained
         depth = self._top - (mean + self._slope * flat)
         chance = _chance(depth, self._resolution).reshape(self._members, -1, q).transpose(0, 1)
         covariance = covariance + (chance + 1e-12).diag_embed()
