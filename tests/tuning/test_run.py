@@ -17,11 +17,11 @@ import pytest
 import ray
 import tuning_toys as toys
 
-from vtr_ray.errors import InputError
+from vtr_ray.errors import InputError, Stopped
 from vtr_ray.evaluation.outcome import Outcome
 from vtr_ray.evaluation.pool import EvaluatorPool
 from vtr_ray.schedule import Schedule
-from vtr_ray.search import PSigmoidSearch
+from vtr_ray.search import GSearch, PSigmoidSearch
 from vtr_ray.tuning.cluster import connected
 from vtr_ray.tuning.directory import LEDGER, Entry, read_ledger
 from vtr_ray.tuning.progress import Progress
@@ -113,13 +113,17 @@ class Moody(toys.Analytic):
         return super().evaluate(schedule, batches)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def by_value() -> Iterator[None]:
+    """Other processes do not find this module."""
+    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
+    yield
+    ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+
+
 def moody(mood: str) -> EvaluatorPool:
     kind = Moody
-    ray.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    try:
-        return EvaluatorPool(lambda: kind(mood), cpus=0.5)
-    finally:
-        ray.cloudpickle.unregister_pickle_by_value(sys.modules[__name__])
+    return EvaluatorPool(lambda: kind(mood), cpus=0.5)
 
 
 def test_a_trial_that_fails_once_is_tried_again(pool: EvaluatorPool, tmp_path: Path) -> None:
@@ -145,6 +149,54 @@ def test_three_failures_in_a_row_stop_the_search_and_are_not_kept(tmp_path: Path
     ):
         run_search(toys.new_search(), broken, tmp_path / "run", toys.SETTINGS)
     assert read_ledger(tmp_path / "run") == []
+
+
+@pytest.mark.parametrize("kind", ["keep-accuracy", "psigmoid"])
+def test_where_every_trial_failed_none_is_kept_and_mended_it_goes_on(
+    pool: EvaluatorPool, tmp_path: Path, kind: str
+) -> None:
+    """Fewer than three: no reduction, without which there is nothing to compare with; or all there are."""
+
+    def search() -> Any:
+        if kind == "psigmoid":
+            return PSigmoidSearch(toys.LAYERS, toys.TOKENS, 0.3, initial=2, iterations=0)
+        return GSearch(toys.LAYERS, toys.TOKENS, initial=4, iterations=1, objective="keep-accuracy:20")
+
+    path = tmp_path / "run"
+    with (
+        moody("always") as broken,
+        pytest.raises(Stopped, match=r"every trial failed .*the GPU is gone\); mend it, then --resume$"),
+    ):
+        run_search(search(), broken, path, toys.SETTINGS)
+    assert read_ledger(path) == [] and not (path / "schedule.json").exists()
+    found = run_search(search(), pool, path, toys.SETTINGS, resume=True)
+    undisturbed = run_search(search(), pool, tmp_path / "undisturbed", toys.SETTINGS)
+    assert found.schedule == undisturbed.schedule and bare([*found.entries]) == bare([*undisturbed.entries])
+
+
+class Gone:
+    """A pool whose actors are gone for good."""
+
+    def __init__(self, calls: Path) -> None:
+        self.calls = calls
+
+    def evaluate(self, schedule: Schedule) -> list[Outcome]:
+        with self.calls.open("a") as file:
+            file.write("called\n")
+        raise Stopped("no evaluator process has lived for 900 s; look for lost nodes (`ray status`)")
+
+    def take_notices(self) -> list[str]:
+        return []
+
+    heard = print
+
+
+def test_a_pool_without_actors_is_not_asked_again(tmp_path: Path) -> None:
+    """Each time costs a quarter of an hour."""
+    gone: Any = Gone(tmp_path / "calls")
+    with pytest.raises(Stopped, match=r"^no evaluator process has lived for 900 s; .* then --resume$"):
+        run_search(toys.new_search(), gone, tmp_path / "run", toys.SETTINGS)
+    assert gone.calls.read_text() == "called\n" and read_ledger(tmp_path / "run") == []
 
 
 def test_a_users_mistake_in_a_trial_arrives_as_one_line(tmp_path: Path) -> None:

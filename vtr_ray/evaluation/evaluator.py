@@ -197,7 +197,7 @@ class Evaluator:
         return True
 
     def _halve(self, refused: tuple[int, ...]) -> None:
-        """Halve a batch for good, with all that need as much: else each of them would cost the whole cache."""
+        """Halve a batch for good, with all that need as much: else each would cost the whole cache."""
         most, count = self._need(refused), 0
         for parts in self._parts:
             for place, part in reversed(list(enumerate(parts))):

@@ -84,7 +84,7 @@ def greedy(
         logits = call(fed, position + steps, real.to(mask.dtype))
         more, unknown = arg_max(logits)
         guesses, spoiled = torch.cat([token, more], dim=1), unknown.any(1, keepdim=True)
-        # A NaN reaches back: what is masked has weight 0, and NaN times 0 is NaN. Such rows go on step by step.
+        # A NaN reaches back: what is masked has weight 0, and NaN times 0 is NaN. Such rows go step by step.
         accepted = ((guesses[:, :-1] == fed) & real & ~spoiled).long().cumprod(1)
         number = accepted.sum(1, keepdim=True)
         mask = torch.cat([mask[:, :-width], accepted.to(mask.dtype)], dim=1)

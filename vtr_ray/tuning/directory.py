@@ -55,6 +55,7 @@ class Entry:
     fields: further numbers that the search reports of the trial.
     stopped: the trial was stopped early; it has no score, and E is at most `bound`.
     bound: else, of a search that keeps accuracy, what `E - E(no reduction)` is at least.
+    without_answer: ids of the samples that counted as wrong because their logits were not numbers.
     """
 
     trial: int
@@ -69,17 +70,21 @@ class Entry:
     fields: Mapping[str, float] = field(default_factory=dict)
     stopped: bool = False
     bound: float | None = None
+    without_answer: tuple[str, ...] = ()
 
     def to_dict(self) -> dict[str, Any]:
         """JSON; `from_dict` is the inverse."""
         return {name: getattr(self, name) for name in self.__dataclass_fields__} | {
-            "schedule": self.schedule.to_dict()
+            "schedule": self.schedule.to_dict(),
+            "without_answer": list(self.without_answer),
         }
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Entry:
         """Raises KeyError, TypeError or InputError on content that `to_dict` did not give."""
-        return cls(**{**content, "schedule": Schedule.from_dict(content["schedule"])})
+        without_answer = tuple(content.get("without_answer", ()))
+        schedule = Schedule.from_dict(content["schedule"])
+        return cls(**{**content, "schedule": schedule, "without_answer": without_answer})
 
 
 def check_run_directory(path: str | Path, resume: bool) -> None:

@@ -31,6 +31,7 @@ def trial_facts(entries: Iterable[Entry]) -> list[Fact]:
     """Rate, E and objective of each trial, the step being its id.
 
     `failed` instead of E where it failed; `stopped` and `E_at_most` where it was stopped early.
+    `without_answer`: how many samples count as wrong because the model had none.
     """
     facts = []
     for entry in entries:
@@ -41,6 +42,7 @@ def trial_facts(entries: Iterable[Entry]) -> list[Fact]:
             values |= {"seconds": entry.seconds, "stopped": 1.0, "E_at_most": entry.bound}
         else:
             values |= {"seconds": entry.seconds, "E": entry.score, "difference_at_least": entry.bound}
+            values["without_answer"] = len(entry.without_answer) or None
         facts += [
             Fact(name, value, entry.time, entry.trial) for name, value in values.items() if value is not None
         ]

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Protocol
 
 from vtr_ray.errors import InputError, Stopped
+from vtr_ray.evaluation.outcome import NOT_A_NUMBER, named
 from vtr_ray.evaluation.pool import PoolClient
 from vtr_ray.evaluation.statistics import lower_bound
 from vtr_ray.interrupts import interruptible
@@ -88,22 +89,25 @@ def run_search(
     cost: numbers that stand beside each trial's schedule, in the ledger and in MLflow.
     save: whether the search's best becomes `schedule.json`; else the caller picks and saves one.
 
+    What actors warn of is said by the pool; samples that count as wrong for want of an answer are, too.
+
     Raises InputError: see `RunDirectory`; a mistake that the evaluators report. Stopped: three trials in
-    a row failed. Interrupted on SIGINT or SIGTERM. The directory can be resumed after all of these.
+    a row failed, or all of them; no actor lives. Interrupted on SIGINT or SIGTERM. The directory can be
+    resumed after all of these.
     """
     with RunDirectory(run_dir, settings, search.state_dict(), resume=resume) as run:
-        session = _Session(search, run, on_trial, tracker, cost)
+        session = _Session(search, run, on_trial, tracker, cost, pool.heard)
         session.replay()
         if not session.exhausted:
             with interruptible():
                 run_trials(session, pool)
-        session.end()
+        best = session.end()
         if save:
-            run.save_schedule(search.best)
+            run.save_schedule(best)
         if tracker is not None:
             tracker.notify()
         return Found(
-            schedule=search.best,
+            schedule=best,
             score=search.best_score,
             score_before=next((e.score for e in run.entries if not e.schedule.reduces), None),
             entries=tuple(run.entries),
@@ -121,8 +125,9 @@ class _Session:
         on_trial: Callable[[Progress], None] | None,
         tracker: Listener | None,
         cost: Callable[[Schedule], Mapping[str, float]] | None,
+        heard: Callable[[Sequence[str]], None],
     ) -> None:
-        self._search, self._run, self._cost = search, run, cost
+        self._search, self._run, self._cost, self.heard = search, run, cost, heard
         self._on_trial, self._tracker = on_trial, tracker
         self._clock = Clock()
         self._waiting: deque[Trial] = deque()  # asked for, not running
@@ -130,6 +135,7 @@ class _Session:
         self._failed: list[Entry] = []  # in a row; on disk only once a later trial succeeds
         self._error: Exception | None = None
         self._baseline: dict[str, float] | None = None  # each sample's score without reduction
+        self._without_answer: set[str] = set()  # samples that were named
         if tracker is not None:
             tracker.notify()
 
@@ -195,13 +201,21 @@ class _Session:
         except Exception as caught:
             self._error = self._error or caught
 
-    def end(self) -> None:
-        """Raise what stopped the search; else everything that finished is on disk."""
+    def end(self) -> Schedule:
+        """The found schedule, once everything that finished is on disk. Raises what stopped the search."""
         if self._error is not None:
             raise self._error
-        self._write_failed()
         if not self._search.finished:
+            self._write_failed()
             raise Stopped("Ray Tune ended before the search did; --resume goes on")
+        try:
+            best = self._search.best
+        except Stopped as error:
+            # What failed now stays out of the ledger, as after several failures in a row.
+            then = "mend it, then --resume" if self._failed else "search again in another directory"
+            raise Stopped(f"{str(error).rstrip('.')}; {then}") from None
+        self._write_failed()
+        return best
 
     def _success(self, trial: Trial, result: Measured, seconds: float) -> None:
         if result.ceiling is not None:
@@ -210,7 +224,8 @@ class _Session:
             assert result.score is not None
             self._search.tell(trial, result.score, self._bound(trial, result))
         self._write_failed()
-        entry = self._entry(trial, result.score, seconds, None)
+        entry = replace(self._entry(trial, result.score, seconds, None), without_answer=result.without_answer)
+        self._name(trial, result.without_answer)
         if result.ceiling is not None:
             fields = {**entry.fields, "evaluated": result.share}
             entry = replace(entry, stopped=True, bound=result.ceiling, fields=fields)
@@ -220,6 +235,8 @@ class _Session:
     def _failure(self, trial: Trial, seconds: float, error: Exception) -> None:
         if isinstance(error, InputError):
             raise error
+        if isinstance(error, Stopped):
+            raise Stopped(f"{error}; then --resume") from error
         self._tries[trial.id] = self._tries.get(trial.id, 0) + 1
         if self._tries[trial.id] < _TRIES:
             self._waiting.append(trial)
@@ -232,6 +249,14 @@ class _Session:
             ) from error
         self._search.fail(trial, str(error))
         self._announce(entry)
+
+    def _name(self, trial: Trial, without_answer: Sequence[str]) -> None:
+        """Say which samples count as wrong for want of an answer, each once."""
+        new = [name for name in without_answer if name not in self._without_answer]
+        self._without_answer.update(new)
+        if new:
+            counts = "sample counts" if len(new) == 1 else "samples count"
+            self.heard([f"Trial {trial.id}: {len(new)} {counts} as wrong ({named(new)}): {NOT_A_NUMBER}."])
 
     def _bound(self, trial: Trial, result: Measured) -> float | None:
         """What `E - E(no reduction)` is at least, where the search asks for it; at no reduction it is 0."""

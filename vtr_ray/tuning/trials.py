@@ -7,7 +7,8 @@ import os
 import shutil
 import tempfile
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
 from typing import Any, Protocol
 
 import ray
@@ -24,12 +25,15 @@ from ray import tune
 from ray.tune.search import Searcher
 
 from vtr_ray.errors import InputError, Stopped
+from vtr_ray.evaluation.dealing import TooManyLosses
 from vtr_ray.evaluation.early import EarlyStop
-from vtr_ray.evaluation.outcome import Outcome, effectiveness
+from vtr_ray.evaluation.outcome import Outcome, effectiveness, too_many_without_answer, without_answer
 from vtr_ray.evaluation.pool import PoolClient
 from vtr_ray.schedule import Schedule
 
 _TRIAL_RETRIES = 3
+# What an error is to the search: a user's mistake, the end of its work, or this trial's alone.
+_ERRORS = {"input": InputError, "stopped": Stopped, "trial": RuntimeError}
 
 
 class Trial(Protocol):
@@ -58,12 +62,14 @@ class Measured:
 
     score: E; None where it was stopped. scores: of each sample, by id, where they were wanted.
     ceiling: of a stopped one: E is at most this. share: of all samples, how many were evaluated.
+    without_answer: ids of the samples that counted as wrong because the model had no answer.
     """
 
     score: float | None
     scores: dict[str, float] | None = None
     ceiling: float | None = None
     share: float = 1.0
+    without_answer: tuple[str, ...] = ()
 
 
 class Source(Protocol):
@@ -80,7 +86,10 @@ class Source(Protocol):
         """How to evaluate the trial that `next` gave."""
 
     def done(self, trial: Trial, result: Measured | None, seconds: float, error: Exception | None) -> None:
-        """Take a result, or why there is none."""
+        """Take a result, or why there is none: InputError and Stopped are not the trial's fault."""
+
+    def heard(self, notices: Sequence[str]) -> None:
+        """Take what actors warned of."""
 
 
 class AskTell(Searcher):  # type: ignore[misc]
@@ -112,12 +121,14 @@ class AskTell(Searcher):  # type: ignore[misc]
         trial = self._running.pop(trial_id)
         if error or not result or "seconds" not in result:
             self._source.done(trial, None, 0.0, RuntimeError("the trial's process ended again and again"))
-        elif result["error"] is not None:
-            kind = InputError if result["input_error"] else RuntimeError
-            self._source.done(trial, None, result["seconds"], kind(result["error"]))
+            return
+        self._source.heard(json.loads(result["notices"]))
+        if result["error"] is not None:
+            reason = _ERRORS[result["kind"]](result["error"])
+            self._source.done(trial, None, result["seconds"], reason)
         else:
-            scores = json.loads(result["scores"]) if result["scores"] else None
-            measured = Measured(result["E"], scores, result["ceiling"], result["share"])
+            found = json.loads(result["found"])
+            measured = Measured(**{**found, "without_answer": tuple(found["without_answer"])})
             self._source.done(trial, measured, result["seconds"], None)
 
     def __getstate__(self) -> dict[str, Any]:
@@ -146,19 +157,18 @@ class EvaluateSchedule(tune.Trainable):  # type: ignore[misc]
     def step(self) -> dict[str, Any]:
         """Evaluate. An error is a result, so that the process lives on."""
         started = time.perf_counter()
-        found, error, input_error = Measured(None), None, False
+        found, error, kind = Measured(None), None, ""
         try:
             schedule = Schedule.from_dict(json.loads(self._config["schedule"]))
             found = measure(self._pool, schedule, Terms(self._config["threshold"], self._config["paired"]))
         except Exception as caught:
-            error, input_error = one_line(caught), isinstance(caught, InputError)
+            error, kind = one_line(caught), _kind(caught)
         return {
             "E": found.score,
-            "scores": json.dumps(found.scores) if found.scores else None,  # a string: Tune flattens dicts
-            "ceiling": found.ceiling,
-            "share": found.share,
+            "found": json.dumps(asdict(found)),  # a string: Tune flattens dicts
+            "notices": json.dumps(self._pool.take_notices()),
             "error": error,
-            "input_error": input_error,
+            "kind": kind,
             "seconds": time.perf_counter() - started,
             "done": True,
         }
@@ -167,8 +177,15 @@ class EvaluateSchedule(tune.Trainable):  # type: ignore[misc]
         """Nothing to keep between trials."""
 
 
+class TooFewAnswers(RuntimeError):
+    """The model has no answer to so many samples that E says nothing of the schedule."""
+
+
 def measure(pool: Any, schedule: Schedule, terms: Terms) -> Measured:
-    """Evaluate a schedule with a pool, or as much of it as `terms` ask for."""
+    """Evaluate a schedule with a pool, or as much of it as `terms` ask for.
+
+    Raises TooFewAnswers where E would say nothing.
+    """
     if terms.threshold is None:
         outcomes: list[Outcome] = pool.evaluate(schedule)
     else:
@@ -178,8 +195,10 @@ def measure(pool: Any, schedule: Schedule, terms: Terms) -> Measured:
             early(outcomes, 0)
         if early.ceiling is not None:
             return Measured(None, None, early.ceiling, len(outcomes) / total)
+    if (problem := too_many_without_answer(outcomes)) is not None:
+        raise TooFewAnswers(f"{problem}, in another search")
     scores = {outcome.sample_id: outcome.score for outcome in outcomes} if terms.paired else None
-    return Measured(effectiveness(outcomes), scores)
+    return Measured(effectiveness(outcomes), scores, without_answer=without_answer(outcomes))
 
 
 def run_trials(source: Source, pool: PoolClient) -> None:
@@ -216,7 +235,14 @@ def one_line(error: BaseException) -> str:
     cause = getattr(error, "cause", None) or error
     lines = [line.strip() for line in str(cause).strip().splitlines() if line.strip()]
     text = lines[-1] if lines else ""
-    return text if isinstance(cause, InputError | Stopped) else f"{type(cause).__name__}: {text}"
+    plain = isinstance(cause, InputError | Stopped | TooFewAnswers)
+    return text if plain else f"{type(cause).__name__}: {text}"
+
+
+def _kind(error: Exception) -> str:
+    if isinstance(error, InputError):
+        return "input"
+    return "stopped" if isinstance(error, Stopped) and not isinstance(error, TooManyLosses) else "trial"
 
 
 def _name(trial: Any) -> str:
