@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -12,13 +15,15 @@ import torch
 from vtr_ray.commands import inputs
 from vtr_ray.commands.inputs import WAIT, ModelOptions, PoolOptions, Samples
 from vtr_ray.errors import InputError
+from vtr_ray.evaluation import evaluator
+from vtr_ray.evaluation.evaluator import EvaluatorSpec
 from vtr_ray.models import fetch_model, load_model, loading
 
 REPOSITORY = ["config.json", "model.safetensors", "pytorch_model.bin", "tokenizer.json"]
 
 
 @pytest.fixture
-def hub(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+def hub(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> list[dict[str, Any]]:
     """Stands in for the hub; the downloads asked of it."""
     asked: list[dict[str, Any]] = []
 
@@ -33,6 +38,7 @@ def hub(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
             raise OSError(f"404: {path}\nmore")
         return REPOSITORY
 
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
     monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", names)
     return asked
@@ -52,6 +58,33 @@ def test_without_a_hub_the_cache_serves(hub: list[dict[str, Any]]) -> None:
     fetch_model("there/cached")
     with pytest.raises(InputError, match=r"^Cannot download 'no/where': 404: no/where$"):
         fetch_model("no/where")
+
+
+def test_actors_that_start_together_download_once(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tiny_llava_dir: Path
+) -> None:
+    """On a node that came later, so that nothing was downloaded to it before."""
+    cache, downloads, busy = tmp_path / "cache", [], threading.Lock()
+
+    def download(path: str, **options: Any) -> str:
+        assert busy.acquire(blocking=False), "two download at the same time"
+        time.sleep(0.1)
+        if not (cache / "model").exists():
+            (cache / "model").touch()
+            downloads.append(path)
+        busy.release()
+        return str(cache)
+
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(cache))
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    monkeypatch.setattr(huggingface_hub.HfApi, "list_repo_files", lambda self, path: REPOSITORY)
+    loaded = load_model(str(tiny_llava_dir))
+    monkeypatch.setattr(evaluator, "load_model", lambda path, **options: loaded)
+    monkeypatch.setattr(evaluator, "Evaluator", lambda *_, **__: len(downloads))
+    actors = [EvaluatorSpec("there/model", samples=lambda: None) for _ in range(4)]  # type: ignore[arg-type,return-value]
+    with ThreadPoolExecutor(4) as threads:
+        assert list(threads.map(EvaluatorSpec.build, actors)) == [1] * 4
+    assert downloads == ["there/model"]
 
 
 def test_split_needs_gpus_and_room_on_them(tiny_llava_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:

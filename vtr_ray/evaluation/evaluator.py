@@ -21,7 +21,7 @@ from vtr_ray.evaluation.outcome import NOT_A_NUMBER, Outcome
 from vtr_ray.evaluation.prefix_cache import DEFAULT_LIMIT, PrefixCache
 from vtr_ray.evaluation.samples import Sample, SampleSet
 from vtr_ray.evaluation.video import blank, read, seen_size
-from vtr_ray.models import family_of, load_model
+from vtr_ray.models import family_of, fetch_model, load_model
 from vtr_ray.reduction import DecodeReduction, reduce_vision_tokens
 from vtr_ray.reduction.kinds import layer_kinds
 from vtr_ray.reduction.prefix import Prefix, close
@@ -415,10 +415,14 @@ class EvaluatorSpec:
     decode: DecodeReduction | None = None
 
     def build(self) -> Evaluator:
-        """Load the model and the samples. Raises InputError as they do."""
+        """Load the model and the samples. Raises InputError as they do.
+
+        A hub's model is downloaded once per machine, also to one that joins a running cluster.
+        """
         if self.threads is not None:
             torch.set_num_threads(self.threads)
         samples = self.samples if isinstance(self.samples, SampleSet) else self.samples()
+        fetch_model(self.model)
         model, processor = load_model(self.model, dtype=self.dtype, attn=self.attn, device=self.device)
         return Evaluator(
             model,

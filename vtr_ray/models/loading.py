@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import fcntl
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -73,12 +76,18 @@ def fetch_model(path: str) -> None:
     """Have a hub checkpoint in this machine's cache (`HF_HOME`), so that loading it downloads nothing.
 
     Only what `load_model` reads: no second copy of the weights in another format. A directory is left alone.
+    Processes that share a cache take turns: the first one downloads, the others find it there.
 
     Raises:
         InputError: the hub does not have it or does not answer, and the cache lacks it.
     """
     if Path(path).exists():
         return
+    with _turn(path):
+        _fetch(path)
+
+
+def _fetch(path: str) -> None:
     from huggingface_hub import HfApi, snapshot_download
 
     wanted = ["*.json", "*.txt", "*.model", "*.jinja"]
@@ -93,6 +102,19 @@ def fetch_model(path: str) -> None:
             snapshot_download(path, allow_patterns=wanted, local_files_only=True)
         except Exception:
             raise InputError(f"Cannot download {path!r}: {first_line(error)}") from None
+
+
+@contextmanager
+def _turn(path: str) -> Iterator[None]:
+    """Alone among the processes that share the hub's cache."""
+    from huggingface_hub import constants
+
+    lock = Path(constants.HF_HUB_CACHE) / f".vtr_ray-{path.replace('/', '--')}.lock"
+    with ExitStack() as stack:
+        with suppress(OSError):  # a cache that is not written, or a file system without locks
+            lock.parent.mkdir(parents=True, exist_ok=True)
+            fcntl.flock(stack.enter_context(lock.open("w")), fcntl.LOCK_EX)
+        yield
 
 
 def _check_split(path: str, model: Any) -> None:
