@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -46,15 +47,21 @@ class MakeFaulty:
         return Faulty(self.kind, self.flag, self.seconds)
 
 
-def node_and_count(folder: Path) -> str:
-    """The node it runs on; every call leaves a file behind."""
+def node_and_count(folder: Path, seconds: float = 0.0) -> str:
+    """The node it runs on; every call leaves a file behind, and then takes its time."""
     import tempfile
 
     import ray
 
     node = ray.get_runtime_context().get_node_id()
     tempfile.mkstemp(prefix=node, dir=folder)
+    time.sleep(seconds)
     return str(node)
+
+
+def end() -> None:
+    """What want of memory does."""
+    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def devices() -> str:

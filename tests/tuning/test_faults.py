@@ -22,7 +22,7 @@ from ray._private.authentication.authentication_token_setup import ensure_token_
 from ray._raylet import Config
 from ray.cluster_utils import Cluster
 
-from vtr_ray.errors import InputError
+from vtr_ray.errors import InputError, Stopped
 from vtr_ray.evaluation.pool import EvaluatorPool
 from vtr_ray.schedule import Schedule
 from vtr_ray.store import default_uri, ui_command
@@ -236,6 +236,27 @@ def test_a_download_runs_once_on_every_node(cluster: Cluster, tmp_path: Path) ->
 
     with pytest.raises(InputError, match=r"^no model at /nowhere"):
         on_every_node(refuse)
+
+
+def test_a_node_that_dies_during_a_download_is_left_out(
+    cluster: Cluster, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    nodes = {node["NodeID"] for node in ray.nodes() if node["Alive"]}
+    victim = cluster.add_node(num_cpus=1)
+
+    def kill() -> None:
+        toys.wait_for_files(tmp_path, len(nodes) + 1)
+        cluster.remove_node(victim, allow_graceful=False)
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    said = on_every_node(lambda: faulty.node_and_count(tmp_path, seconds=2.0))
+    killer.join()
+    assert said == {node: node for node in nodes}
+
+    monkeypatch.setattr("vtr_ray.tuning.cluster._DEATH", 1.0)
+    with pytest.raises(Stopped, match=r"^the process that prepares node .* ended again and again"):
+        on_every_node(faulty.end)
 
 
 @pytest.mark.parametrize(("gpus", "actors", "seen"), [(0.5, 4, ["0", "0", "1", "1"]), (2.0, 1, ["0,1"])])

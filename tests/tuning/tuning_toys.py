@@ -110,6 +110,14 @@ def wait_for_lines(
         time.sleep(0.02)
 
 
+def wait_for_files(folder: Path, count: int, timeout: float = 180.0) -> None:
+    """Until a folder holds so many."""
+    end = time.monotonic() + timeout
+    while len(list(folder.iterdir())) < count:
+        assert time.monotonic() < end, f"{folder} has no {count} files after {timeout} s"
+        time.sleep(0.02)
+
+
 def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))

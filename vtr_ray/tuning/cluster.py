@@ -6,6 +6,7 @@ import logging
 import os
 import secrets
 import signal
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -18,10 +19,11 @@ from ray._raylet import Config  # type: ignore[attr-defined]
 from ray.exceptions import RayError, RayTaskError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from vtr_ray.errors import InputError
+from vtr_ray.errors import InputError, Stopped
 from vtr_ray.evaluation.crew import mistake
 from vtr_ray.interrupts import Interrupted, interruptible
 
+_DEATH = 30.0  # seconds until the cluster has heard of a node's death
 _STORE = 256 * 2**20  # bytes; only schedules and outcomes travel
 
 
@@ -71,7 +73,8 @@ def fair_share(actors: int) -> tuple[float, float]:
 def on_every_node(call: Callable[[], Any], gpus: bool = False) -> dict[str, Any]:
     """`call()` once on every living node (`gpus`: that has any), at the same time; results by node id.
 
-    Takes no CPU, so that it runs beside whatever holds the nodes. Raises InputError where `call` does.
+    Takes no CPU, so that it runs beside whatever holds the nodes. A node that dies meanwhile has no result.
+    Raises InputError where `call` does, Stopped where its process ends again and again or no node is left.
     """
     task = ray.remote(num_cpus=0, max_retries=2)(call)
     refs = {
@@ -81,10 +84,32 @@ def on_every_node(call: Callable[[], Any], gpus: bool = False) -> dict[str, Any]
         for node in ray.nodes()
         if node["Alive"] and (not gpus or node["Resources"].get("GPU"))
     }
-    try:
-        return dict(zip(refs, ray.get(list(refs.values())), strict=True))
-    except RayTaskError as error:
-        raise mistake(error) from None
+    results, ended = {}, []
+    for node, ref in refs.items():
+        try:
+            results[node] = ray.get(ref)
+        except RayTaskError as error:
+            raise mistake(error) from None
+        except RayError:
+            ended.append(node)
+    if stays := [node for node in ended if _stays_alive(node)]:
+        raise Stopped(
+            f"the process that prepares node {stays[0][:8]} of the Ray cluster ended again and again; look at "
+            "the node's memory and disk"
+        )
+    if ended and not results:
+        raise Stopped("all nodes of the Ray cluster died while they were prepared; look at `ray status`")
+    return results
+
+
+def _stays_alive(node: str) -> bool:
+    """Whether a node whose process ended is there still: of its death the cluster hears late."""
+    end = time.monotonic() + _DEATH
+    while any(one["Alive"] and one["NodeID"] == node for one in ray.nodes()):
+        if time.monotonic() > end:
+            return True
+        time.sleep(0.5)
+    return False
 
 
 @contextmanager
