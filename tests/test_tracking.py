@@ -19,8 +19,9 @@ import pytest
 sys.path.append(str(Path(__file__).parent / "tuning"))
 import tuning_toys as toys
 
-from vtr_ray.errors import InputError
+from vtr_ray.errors import InputError, Stopped
 from vtr_ray.evaluation.outcome import effectiveness
+from vtr_ray.interrupts import Interrupted
 from vtr_ray.report.curve import draw_curve
 from vtr_ray.schedule import Schedule
 from vtr_ray.store import default_uri, ui_command
@@ -144,6 +145,34 @@ def test_logging_again_doubles_nothing(store: str, client: Any, tmp_path: Path) 
     # Without it the UI opens on traces and prompts instead of runs.
     shown = client.get_experiment_by_name("again")
     assert shown.tags["mlflow.experimentKind"] == "custom_model_development"
+
+
+@pytest.mark.parametrize(
+    ("error", "status"), [(Interrupted(15), "KILLED"), (Stopped("3 trials in a row failed"), "FAILED")]
+)
+@pytest.mark.parametrize("trials", [5, 99])
+def test_how_the_work_ended_is_what_the_run_says(
+    store: str, client: Any, tmp_path: Path, error: BaseException, status: str, trials: int
+) -> None:
+    """In mid-search, or when the search is done and its schedule is compared."""
+    path = tmp_path / "run"
+    experiment = f"ended {status} {trials}"
+    with (
+        pytest.raises(type(error)),
+        Tracker(path, store, experiment=experiment, warn=pytest.fail) as tracker,
+    ):
+        write_run(path, trials=trials)
+        tracker.notify()
+        raise error
+    parent, nested = logged(client, experiment)
+    assert parent.info.status == status
+    layers = {name: run.info.status for name, run in nested.items()}
+    done = {"layer 3": "FINISHED"}
+    assert layers == done | ({"layer 6": status} if trials == 5 else dict.fromkeys(layers, "FINISHED"))
+    if trials == 99:  # and once it was compared after all
+        with Tracker(path, store, experiment=experiment, warn=pytest.fail) as tracker:
+            tracker.notify()
+        assert logged(client, experiment)[0].info.status == "FINISHED"
 
 
 def test_an_interrupted_search_is_logged_as_such_and_completed(

@@ -64,6 +64,9 @@ def log_run(run_dir: str | Path, uri: str | None = None, experiment: str = EXPER
 class Tracker:
     """Logs a run directory from a background thread; a context manager. Never raises, never blocks.
 
+    As a context manager it also says how the work ended: FAILED where an error leaves the block, KILLED where
+    it is interrupted, though the search itself may be done.
+
     uri: default `default_uri()`. The store is opened (a new SQLite store: created) at once.
     name: of the parent run; default: the directory's.
     warn: takes the one line about what could not be logged, when the tracker is closed; default: stderr.
@@ -84,6 +87,7 @@ class Tracker:
         self.uri = uri or default_uri()
         self._warn = warn or (lambda text: print(text, file=sys.stderr))
         self._mirror = _Mirror(self.run_dir, self.uri, experiment, name)
+        self._status: str | None = None
         self._thread = Mirroring(self._mirror.open, self._log, "mlflow", pause)
 
     @property
@@ -119,11 +123,13 @@ class Tracker:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        if kind is not None:
+            self._status = "FAILED" if issubclass(kind, Exception) else "KILLED"
         self.close(30.0 if kind is None else 5.0)
 
     def _log(self, final: bool) -> None:
         if (self.run_dir / SEARCH).is_file():
-            self._mirror.log(final)
+            self._mirror.log(final, self._status)
 
 
 class _Mirror:
@@ -164,15 +170,18 @@ class _Mirror:
                 self.experiment_id = found.experiment_id
         self._client = client
 
-    def log(self, final: bool) -> str:
-        """Log what is new in the directory; `final`: also end the runs. Gives the parent run's id."""
+    def log(self, final: bool, status: str | None = None) -> str:
+        """Log what is new in the directory; `final`: also end the runs. Gives the parent run's id.
+
+        status: what the runs end with; None: FINISHED where the search has found something, else KILLED.
+        """
         try:
-            return self._log(final)
+            return self._log(final, status)
         except BaseException:
             self._forget()  # a request that timed out may have been obeyed
             raise
 
-    def _log(self, final: bool) -> str:
+    def _log(self, final: bool, status: str | None) -> str:
         self.open()
         parent = self.parent if self._known and self.parent else self._find_or_create_parent()
         entries = read_ledger(self._path)
@@ -190,7 +199,7 @@ class _Mirror:
         self._log_finals(parent, entries)
         if final:
             for run in (*self._layers.values(), parent):
-                self._end(run, "FINISHED" if done else "KILLED", time.time())
+                self._end(run, status or ("FINISHED" if done else "KILLED"), time.time())
         # Last: files go to a store of their own, which may be away while the metrics' store is not.
         files = [SEARCH, LEDGER, SCHEDULE] if final else [SCHEDULE]
         self._log_files(parent, [*files, *read_results(self._path)["artifacts"]])
