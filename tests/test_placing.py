@@ -118,10 +118,10 @@ def test_a_pool_downloads_first_and_splits_over_several_gpus(
     monkeypatch.setenv(WAIT, "90")
     samples = Samples(set=None, load=lambda: None)  # type: ignore[arg-type,return-value]
     with pytest.raises(Opened) as opened:
-        PoolOptions(actors=4, gpus=gpus).open(ModelOptions("there/model"), samples, "search")
+        PoolOptions(actors=4, gpus=gpus).open(ModelOptions("there/model"), samples, "search", say=print)
     assert steps == [(("there/model",), with_gpus)]
     said, options = opened.value.args
     assert said == device and options["gpus"] == gpus and options["wait_for_nodes"] == 90.0
     monkeypatch.setenv(WAIT, "soon")
     with pytest.raises(InputError, match=r"^VTR_RAY_WAIT_FOR_NODES is 'soon'"):
-        PoolOptions().open(ModelOptions(), samples, "search")
+        PoolOptions().open(ModelOptions(), samples, "search", say=print)

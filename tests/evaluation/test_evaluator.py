@@ -201,7 +201,7 @@ def test_one_sample_too_large_for_memory_is_an_error(loaded, samples):
 
     hook = model.register_forward_pre_hook(refuse)
     try:
-        with pytest.raises(torch.OutOfMemoryError, match=r"one sample at a time \(batch 0\); give each actor more"):
+        with pytest.raises(torch.OutOfMemoryError, match=r"one sample at a time \(batch 0\); give each"):
             Evaluator(model, processor, samples, batch_size=4).evaluate(SCHEDULES["none"])
     finally:
         hook.remove()

@@ -85,7 +85,8 @@ def evaluate(
     if named.random:
         loaded = _with_controls(loaded, named.seed)
     answering = Samples(data.set, partial(with_answers, data.load))
-    with connected(), pool_options.open(model, answering, "evaluate") as pool:
+    say = partial(console.print, soft_wrap=True, highlight=False, markup=False)
+    with connected(), pool_options.open(model, answering, "evaluate", say=say) as pool:
         if named.find_k:
             _add(loaded, _searched_vtw(pool, console))
         baseline: list[Outcome] = []
@@ -96,7 +97,7 @@ def evaluate(
         return rows
     with (
         connected(),
-        pool_options.open(model, data, "evaluate", decode) as pool,
+        pool_options.open(model, data, "evaluate", decode, say=say) as pool,
         comparing(console) as on_row,
     ):
         decoded = compare_schedules(pool, loaded, on_row, baseline)

@@ -78,11 +78,17 @@ class PoolOptions:
         check_shares(self.cpus or 0, self.gpus or 0)  # a mistake must fail before anything starts
 
     def open(
-        self, model: ModelOptions, samples: Samples, name: str, decode: DecodeReduction | None = None
+        self,
+        model: ModelOptions,
+        samples: Samples,
+        name: str,
+        decode: DecodeReduction | None = None,
+        *,
+        say: Callable[[str], object],
     ) -> EvaluatorPool:
         """Starts the actors, after one download of the model per node. Ray must be connected.
 
-        decode: answers are written under it.
+        decode: answers are written under it. say: takes a line that an actor warned of.
         """
         cpus, gpus = fair_share(self.actors)
         cpus = cpus if self.cpus is None else self.cpus
@@ -107,6 +113,7 @@ class PoolOptions:
             gpus=gpus,
             name=name,
             wait_for_nodes=_wait_for_nodes(),
+            say=say,
         )
 
 

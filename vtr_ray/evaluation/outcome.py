@@ -39,7 +39,7 @@ def without_answer(outcomes: Iterable[Outcome]) -> tuple[str, ...]:
     return tuple(sorted(outcome.sample_id for outcome in outcomes if outcome.error is not None))
 
 
-def named(ids: Sequence[str], most: int = 3) -> str:
+def some_of(ids: Sequence[str], most: int = 3) -> str:
     """Some of many ids."""
     more = f" and {len(ids) - most} more" if len(ids) > most else ""
     return ", ".join(ids[:most]) + more
@@ -52,7 +52,7 @@ def too_many_without_answer(outcomes: Sequence[Outcome]) -> str | None:
         return None
     return (
         f"{len(ids)} of {len(outcomes)} samples have no answer, more than {MAX_WITHOUT_ANSWER:.0%} "
-        f"({named(ids)}: {NOT_A_NUMBER}): where float16 overflows, --dtype bfloat16 or float32 does not"
+        f"({some_of(ids)}: {NOT_A_NUMBER}): where float16 overflows, --dtype bfloat16 or float32 does not"
     )
 
 

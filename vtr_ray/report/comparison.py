@@ -10,7 +10,15 @@ from rich.table import Table
 
 from vtr_ray import strategies
 from vtr_ray.errors import InputError
-from vtr_ray.evaluation.outcome import Outcome, by_source, effectiveness
+from vtr_ray.evaluation.outcome import (
+    NOT_A_NUMBER,
+    Outcome,
+    by_source,
+    effectiveness,
+    some_of,
+    too_many_without_answer,
+    without_answer,
+)
 from vtr_ray.evaluation.statistics import Comparison, compare
 from vtr_ray.schedule import Schedule
 
@@ -48,6 +56,7 @@ class Row:
             "memory_cost": self.schedule.memory_cost,
             "tflops": self.tflops,
             "prefill_seconds": self.prefill,
+            "without_answer": list(without_answer(self.outcomes)),
         }
 
 
@@ -92,6 +101,7 @@ def compare_schedules(
 
     baseline: outcomes that differences are to; an empty list is filled with those of no reduction.
     found: by name, the found schedule that one is also compared to; that stands before it.
+    Raises InputError where the model has no answer to more than 5 % of the samples, with nothing reduced.
     """
     found = found or {}
     named = {NO_REDUCTION: strategies.none(pool.num_layers), **schedules}
@@ -103,6 +113,8 @@ def compare_schedules(
         outcomes = pool.evaluate(schedule)
         difference = compare(outcomes, baseline) if baseline else None
         if not baseline:
+            if (problem := too_many_without_answer(outcomes)) is not None:
+                raise InputError(f"{name}: {problem}")
             baseline += outcomes
         beside = next((row for row in rows if row.name == found.get(name)), None)
         row = Row(
@@ -129,9 +141,13 @@ def comparison_table(rows: Sequence[Row], samples: int, title: str = "", found: 
     """
     table = Table(title=title or None, title_justify="left", caption_justify="left")
     beside = f"; to {found}: the same to what was found, ± the interval" if found else ""
+    lost = {row.name: ids for row in rows if (ids := without_answer(row.outcomes))}
+    cases = "; ".join(f"{name}: {len(ids)} ({some_of(ids)})" for name, ids in lost.items())
+    wrong = f"; counted as wrong, because {NOT_A_NUMBER}: {cases}" if lost else ""
     table.caption = (
         f"accuracy: mean over {samples} samples; difference to no reduction in points with the paired 95 % "
         f"interval{beside}; TFLOPs: the paper's convention; prefill: median, batch 1, language model only"
+        f"{wrong}"
     )
     table.add_column("schedule")
     for column in (

@@ -94,8 +94,8 @@ def on_every_node(call: Callable[[], Any], gpus: bool = False) -> dict[str, Any]
             ended.append(node)
     if stays := [node for node in ended if _stays_alive(node)]:
         raise Stopped(
-            f"the process that prepares node {stays[0][:8]} of the Ray cluster ended again and again; look at "
-            "the node's memory and disk"
+            f"the process that prepares node {stays[0][:8]} of the Ray cluster ended again and again; look "
+            "at the node's memory and disk"
         )
     if ended and not results:
         raise Stopped("all nodes of the Ray cluster died while they were prepared; look at `ray status`")

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from vtr_ray.errors import InputError, Stopped
-from vtr_ray.evaluation.outcome import NOT_A_NUMBER, named
+from vtr_ray.evaluation.outcome import NOT_A_NUMBER, some_of
 from vtr_ray.evaluation.pool import PoolClient
 from vtr_ray.evaluation.statistics import lower_bound
 from vtr_ray.interrupts import interruptible
@@ -256,7 +256,7 @@ class _Session:
         self._without_answer.update(new)
         if new:
             counts = "sample counts" if len(new) == 1 else "samples count"
-            self.heard([f"Trial {trial.id}: {len(new)} {counts} as wrong ({named(new)}): {NOT_A_NUMBER}."])
+            self.heard([f"Trial {trial.id}: {len(new)} {counts} as wrong ({some_of(new)}): {NOT_A_NUMBER}."])
 
     def _bound(self, trial: Trial, result: Measured) -> float | None:
         """What `E - E(no reduction)` is at least, where the search asks for it; at no reduction it is 0."""
