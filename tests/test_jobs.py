@@ -113,7 +113,7 @@ def samples(tmp_path_factory: pytest.TempPathFactory) -> list[str]:
 
 def ledger(run: Path) -> list[tuple[Any, ...]]:
     lines = [json.loads(line) for line in (run / "ledger.jsonl").read_text().splitlines()]
-    return [(one["trial"], one["layer"], one["rate"], one["score"]) for one in lines]
+    return [(one["trial"], one["layer"], one["rate"], one["score"], one["schedule"]) for one in lines]
 
 
 FEW = ["--initial", "3", "--iterations", "1", "--no-compare", "--out", "{run}"]
@@ -147,6 +147,13 @@ def test_a_job_streams_its_progress_and_leaves_its_results(
     if job == "gsearch":
         assert while_running == 1
         assert (head.home / "vtr_ray" / "mlflow.db").is_file()
+        here = tmp_path / "here"
+        whole = [*samples, *[one.format(run=here) for one in arguments]]
+        kept = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_"))}
+        local = [sys.executable, "-m", "vtr_ray.cli", job, *whole]
+        subprocess.run(local, cwd=tmp_path, env=kept, capture_output=True, timeout=600, check=True)
+        assert ledger(run) == ledger(here) and ledger(here)
+        assert (run / "schedule.json").read_text() == (here / "schedule.json").read_text()
     assert "fastv" in "".join(lines) or job != "evaluate"
     assert [name for name in files if not (run / name).is_file()] == []
 

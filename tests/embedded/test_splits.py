@@ -1,11 +1,13 @@
 import io
 import json
+import random
 
 import pyarrow.parquet as pq
 import pytest
 from PIL import Image
 
-from vtr_ray.embedded import MODEL, TASKS, TASKS_FOLDER, search_tasks, test_tasks
+from vtr_ray.embedded import MODEL, TASKS, TASKS_FOLDER, VARIANTS, model_folder, search_tasks, test_tasks
+from vtr_ray.embedded.draw import DRAWS
 from vtr_ray.embedded.lessons import EasyVQA, Teacher, fingerprint
 from vtr_ray.embedded.splits import SPLITS, draw_split, held_out, size_of
 from vtr_ray.embedded.tokenizer import build_tokenizer
@@ -49,6 +51,19 @@ def test_training_never_shows_a_held_out_image():
     assert batch.ids.equal(again.ids) and batch.pixels.equal(again.pixels)
 
 
+@pytest.mark.parametrize("task", sorted(DRAWS))
+def test_a_held_out_picture_is_drawn_again(task):
+    rng = random.Random(1)
+    first, second, third = (DRAWS[task](rng) for _ in range(3))
+    marks = [fingerprint(picture.image) for picture in (first, second, third)]
+    assert len(set(marks)) == 3
+    for held in range(3):  # so many of them are held out
+        teacher = Teacher(build_tokenizer(), frozenset(marks[:held]), weights={task: 1})
+        drawn = teacher.picture(task, random.Random(1))
+        assert fingerprint(drawn.image) == marks[held]
+        assert drawn.questions == (first, second, third)[held].questions
+
+
 def test_easy_vqa_is_balanced():
     answers = [row["answer"] for row in shipped("easy_vqa", "test")]
     shapes = sum(answer in ("circle", "rectangle", "triangle") for answer in answers)
@@ -70,9 +85,18 @@ def test_all_tasks_load_and_judge_their_own_answers():
         assert sample.score("nonsense") == 0
 
 
-def test_the_card_states_what_was_measured():
-    measured = json.loads((MODEL / "measured.json").read_text())
-    card = (MODEL / "README.md").read_text()
-    for figures in measured["accuracy"].values():
-        for value in figures.values():
-            assert f"{value:.3f}" in card
+@pytest.mark.parametrize("variant", ["", *VARIANTS])
+def test_the_cards_table_states_what_was_measured(variant):
+    folder = model_folder(variant)
+    measured = json.loads((folder / "measured.json").read_text())["accuracy"]
+    if variant:
+        whole = json.loads((MODEL / "measured.json").read_text())["accuracy"]["no reduction"]
+        measured = {"144 tokens, no reduction": whole, **measured}
+    lines = (folder / "README.md").read_text().splitlines()
+    table = [[cell.strip() for cell in line.strip("|").split("|")] for line in lines if line.startswith("| ")]
+    header, _, *rows = table
+    assert header == ["", *TASKS, "average"]
+    assert rows == [
+        [name, *(f"{figures[task]:.3f}" for task in TASKS), f"{sum(figures.values()) / len(TASKS):.3f}"]
+        for name, figures in measured.items()
+    ]
