@@ -21,6 +21,7 @@ class Result:
     )  # [seq, vocabulary]; removed rows: no meaning
     kept: list[list[int]] = field(default_factory=list)  # per layer, vision indices 0..N-1
     alive: list[Tensor] = field(default_factory=list)  # per layer, bool [seq]
+    lost: list[float] = field(default_factory=list)  # per cut that was forced, share of the best scores' sum
 
 
 def decoder_of(model: Any) -> Any:
@@ -46,7 +47,7 @@ def run(
     """One sample without padding on a model with eager attention.
 
     inputs: as the model is called, batch of one. vision, prompt: bool [seq].
-    forced: kept vision indices per layer, instead of ranking.
+    forced: kept vision indices per layer, instead of the best; `lost` says what that costs.
     """
     assert model.config._attn_implementation == "eager"
     decoder = decoder_of(model)
@@ -90,11 +91,16 @@ def run(
     def before(number: int, layer: Any, args: Any, options: dict[str, Any]) -> Any:
         held = [i for i in places if alive[i]]
         if counts[number] < len(held):
-            if forced is not None:
-                best = [places[index] for index in forced[number]]
-            else:
+            best: list[int] = []
+            if counts[number] > 0:
                 scores = rank(number, layer, args[0], options)
                 best = sorted(held, key=lambda i: (-scores[i], i))[: counts[number]]
+            if forced is not None:
+                given = [places[index] for index in forced[number]]
+                if best:
+                    most = sum(scores[i] for i in best)
+                    result.lost.append(1.0 - sum(scores[i] for i in given) / most)
+                best = given
             for i in held:
                 alive[i] = i in best
         result.kept.append([places.index(i) for i in places if alive[i]])

@@ -9,6 +9,7 @@ from functools import cache
 from typing import Any
 
 import torch
+from native_oracle import decoder_of
 from tiny_configs import config_of
 from torch import Tensor
 
@@ -314,6 +315,10 @@ def model_of(name: str, attn: str, device: str = "cpu", dtype: torch.dtype = tor
     for parameter in model.parameters():
         if not bool(parameter.any()) and parameter.dim() > 1:  # Gemma's projector starts at zero
             torch.nn.init.normal_(parameter, std=0.25)
+    for layer in decoder_of(model).layers:
+        if toy.architecture == "Gemma3":  # else its attention is so even that any tokens would do
+            torch.nn.init.constant_(layer.self_attn.q_norm.weight, 0.5)
+            torch.nn.init.constant_(layer.self_attn.k_norm.weight, 0.5)
     assert decoder_attn(model) == attn
     return model.to(device, dtype).eval()
 
