@@ -51,6 +51,7 @@ def tiny_config(family: str, text: str, attn: str = "eager") -> Any:
 
 _ROPE = {"rope_type": "default", "rope_theta": 1e4, "mrope_section": [2, 2, 2]}
 _WORDS: dict[str, dict[str, Any]] = {
+    "qwen3": {"head_dim": 12},
     "gemma3_text": {"head_dim": 16, "sliding_window": 20, "sliding_window_pattern": 3},
     "qwen2_vl_text": {"rope_parameters": _ROPE},
     "qwen2_5_vl_text": {"rope_parameters": _ROPE},
@@ -118,7 +119,7 @@ def cases() -> list[Case]:
     return [
         *_cases("llava", "llama", 0, 16, 32),
         *_cases("llava", "mistral", 16),
-        *_cases("llava", "qwen2", 16),
+        *(case for text in ("qwen2", "phi3", "qwen3") for case in _cases("llava", text, 16)),
         *_cases("llava_next", "mistral", 0, [Picture(20, 30)], [Picture(30, 9), Picture(64, 64)]),
         *_cases(
             "llava_onevision",
@@ -132,6 +133,7 @@ def cases() -> list[Case]:
         *_cases("internvl", "qwen2", 0, 4, 12),
         *_cases("internvl", "llama", 8),
         *_cases("internvl", "phi3", 8),
+        *_cases("internvl", "qwen3", 8),
         *(
             case
             for family in ("qwen2_vl", "qwen2_5_vl", "qwen3_vl")

@@ -28,6 +28,15 @@ SCHEDULES = {
     "pdrop's positions, our ranking": Schedule.from_rates([1, 1, 0.6, 0.3, 0.3], positions="renumber"),
     "random": strategies.random(GRADUAL, seed=5),
 }
+# What seed 5 draws, best first, by the number of vision tokens. A constant, as a schedule in a file keeps the
+# same tokens for ever.
+RANDOM = {
+    16: [13, 14, 4, 15, 10, 0, 12, 2, 8, 7, 5, 3, 6, 9, 1, 11],
+    32: [
+        *[25, 17, 5, 19, 12, 2, 7, 4, 28, 3, 22, 0, 23, 10, 18, 14],
+        *[6, 1, 15, 13, 31, 9, 30, 21, 24, 11, 26, 29, 20, 27, 8, 16],
+    ],
+}
 
 
 class Sample:
@@ -48,9 +57,7 @@ class Sample:
 
     def oracle(self, model: Any, schedule: Schedule) -> oracle.Result:
         vision = self.ids == IMAGE
-        draw = None
-        if schedule.ranking == "random":
-            draw = random_order(model, schedule, int(vision.sum()))
+        draw = RANDOM.get(int(vision.sum())) if schedule.ranking == "random" else None
         with torch.no_grad():
             return oracle.run(
                 model,
@@ -60,22 +67,6 @@ class Sample:
                 self.prompt,
                 draw,
             )
-
-
-def random_order(model: Any, schedule: Schedule, n: int) -> list[int]:
-    """Read the drawn order off the package: the last index to leave, the one before it, and so on."""
-    order: list[int] = []
-    for keep in range(1, n + 1):
-        ids = torch.tensor([[5] + [IMAGE] * n + [6]])
-        rates = [1.0] + [keep / n] * (LAYERS - 1)
-        one = Schedule.from_rates(rates, ranking="random", seed=schedule.seed)
-        embeddings = torch.zeros(1, n + 2, 32)
-        with torch.no_grad(), reduce_vision_tokens(model, one, vision_mask=ids == IMAGE) as reduction:
-            model(inputs_embeds=embeddings)
-        new = set(reduction.kept[-1][0].tolist()) - set(order)
-        assert len(new) == 1
-        order += list(new)
-    return order
 
 
 RAGGED = [Sample(1, 4, 1, 5, 2), Sample(2, 2, 2, 7, 3), Sample(3, 9, 0, 3, 1), Sample(4, 1, 1, 1, 1)]
