@@ -3,7 +3,7 @@
     python benchmarks/record_curves.py      # about half an hour on one core; goes on where it was ended
 
 Layers 3, 6 and 9 as G-Search goes: the layers before have the best rate of their own curve (lambda = 0.01).
-Then layers 5, 7 and 9 as the first ones that reduce: nothing is removed before them.
+Then layers 5 and 7 as the first ones that reduce: nothing is removed before them.
 Writes benchmarks/curves.json. `layers[].outcomes[n]` has one letter for each search sample where the layer
 and all deeper ones keep `n` tokens: `0` wrong, `1` right, else a letter of `scores` (ANLS gives parts).
 `right[n]` is their sum.
@@ -24,7 +24,7 @@ from vtr_ray.evaluation.suites import load_tasks
 from vtr_ray.tuning.directory import write_json
 
 FILE = Path(__file__).with_name("curves.json")
-LAYERS, FIRST, WEIGHT = (3, 6, 9), (5, 7, 9), 0.01
+LAYERS, FIRST, WEIGHT = (3, 6, 9), (5, 7), 0.01
 LETTERS = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ"
 
 

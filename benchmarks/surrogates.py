@@ -6,10 +6,14 @@
 
 Each row is a set of curves E(r), each over the whole grid of one layer: of synthetic worlds
 (`vtr_ray.search.synthetic`; layers 3, 6, 9, 12, the layers before at their best rates), and of the embedded
-model (`curves.json`, by record_curves.py; a seed is a random half of the samples: E moves in steps of 1/255).
+model (`curves.json`, by record_curves.py). A seed of these is a random half of the samples (E moves in steps
+of 1/255) and a random upper end between 0.7 and 1 of the recorded one, as the layer before would leave it:
+else a fixed grid would meet or miss the same bump of the same curve in every seed. Rows `k` are of the
+P-Sigmoid search, whose default is the paper's: E over the steepness, at a budget drawn between 0.1 and 0.5.
 Every method gets the same number of trials on the same curve; what it loses is the best `E - lambda r` on the
-grid minus the best that it saw, in 1e-4 of E. Intervals: 95 %, BCa bootstrap over seeds
-(scipy.stats.bootstrap), of paired differences where two methods are compared.
+grid minus the best that it saw, in 1e-4 of E. `evenly spaced` is exhaustive search at the same cost.
+Intervals: 95 %, BCa bootstrap over seeds (scipy.stats.bootstrap), of paired differences where two methods are
+compared. Optuna comes with `pip install -e ".[bench]"`.
 """
 
 from __future__ import annotations
@@ -26,8 +30,11 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
+from vtr_ray import strategies
 from vtr_ray.search import GSearch
-from vtr_ray.search.optimiser import spread
+from vtr_ray.search.line import Line
+from vtr_ray.search.optimiser import Surrogate, spread
+from vtr_ray.search.psigmoid import steepnesses
 from vtr_ray.search.synthetic import KINDS, Kind, draw
 from vtr_ray.tuning.directory import write_json
 
@@ -37,11 +44,15 @@ LAYERS = (3, 6, 9, 12)
 
 @dataclass(frozen=True)
 class Curve:
-    """E at 0..top tokens; weight: what all of this line's tokens cost; samples: behind E, None: endless."""
+    """E at 0..top tokens; weight: what all of this line's tokens cost; samples: behind E, None: endless.
+
+    steep: the places are not tokens but steepnesses of P-Sigmoid.
+    """
 
     effectiveness: np.ndarray
     weight: float
     samples: int | None
+    steep: bool = False
 
     @property
     def top(self) -> int:
@@ -82,15 +93,31 @@ def synthetic(kind: Kind, tokens: int, weight: float) -> Callable[[int], list[Cu
     return curves
 
 
-def recorded(layer: int, weight: float) -> Callable[[int], list[Curve]]:
+def steep(kind: Kind) -> Callable[[int], list[Curve]]:
+    def curves(seed: int) -> list[Curve]:
+        world, budget = draw(kind, seed, 12, 144), float(np.random.default_rng([seed, 12]).uniform(0.1, 0.5))
+        values = [world(strategies.p_sigmoid(12, budget, k).rates) for k in steepnesses(2.0)]
+        return [Curve(np.array(values), 0.0, None if kind == "smooth" else 240, steep=True)]
+
+    return curves
+
+
+def recorded(weight: float) -> Callable[[int], list[Curve]]:
     content = json.loads((FOLDER / "curves.json").read_text(encoding="utf-8"))
-    line = next(one for one in content["layers"] if one["layer"] == layer)
-    scores = np.array([[content["scores"][letter] for letter in point] for point in line["outcomes"]])
+    tables = [
+        np.array([[content["scores"][letter] for letter in point] for point in line["outcomes"]])
+        for line in content["layers"]
+    ]
 
     def curves(seed: int) -> list[Curve]:
-        half = np.random.default_rng([seed, layer]).permutation(scores.shape[1])[: scores.shape[1] // 2]
-        top = len(scores) - 1
-        return [Curve(scores[:, half].mean(axis=1), weight * top / content["vision_tokens"], len(half))]
+        found = []
+        for number, scores in enumerate(tables):
+            rng = np.random.default_rng([seed, number])
+            half = rng.permutation(scores.shape[1])[: scores.shape[1] // 2]
+            top = round((len(scores) - 1) * rng.uniform(0.7, 1.0))
+            values = scores[: top + 1, half].mean(axis=1)
+            found.append(Curve(values, weight * top / content["vision_tokens"], len(half)))
+        return found
 
     return curves
 
@@ -100,11 +127,10 @@ def rows() -> Iterator[Row]:
         for kind in KINDS:
             name = f"{kind}, {tokens} tokens, lambda {weight:g}, {initial} + {iterations}"
             yield Row(name, initial, iterations, synthetic(kind, tokens, weight))
-    if (FOLDER / "curves.json").is_file():
-        for layer in (3, 6, 9):
-            for initial, iterations in ((10, 5), (5, 7)):
-                name = f"recorded, layer {layer}, lambda 0.01, {initial} + {iterations}"
-                yield Row(name, initial, iterations, recorded(layer, 0.01))
+    for initial, iterations in ((10, 5), (5, 7)):
+        yield Row(f"recorded, lambda 0.01, {initial} + {iterations}", initial, iterations, recorded(0.01))
+    for kind in KINDS:
+        yield Row(f"k, {kind}, 10 + 5", 10, 5, steep(kind))
 
 
 Method = Callable[[Curve, Row, int], set[int]]
@@ -112,6 +138,8 @@ Method = Callable[[Curve, Row, int], set[int]]
 
 def searched(surrogate: str) -> Method:
     def tried(curve: Curve, row: Row, seed: int) -> set[int]:
+        if curve.steep:
+            return _of_line(curve, row)
         search = GSearch(
             3,
             curve.top,
@@ -130,6 +158,20 @@ def searched(surrogate: str) -> Method:
         return points
 
     return tried
+
+
+def _of_line(curve: Curve, row: Row) -> set[int]:
+    """As `PSigmoidSearch` goes about it."""
+    line = Line(
+        points=[place / curve.top for place in range(curve.top + 1)],
+        initial=[spread(curve.top + 1, row.initial)],
+        budget=row.initial + row.iterations,
+        seeds=(0,),
+        surrogate=Surrogate("paper"),
+    )
+    while points := line.next_points(1):
+        line.values |= {point: float(curve.effectiveness[point]) for point in points}
+    return line.tried
 
 
 def evenly(curve: Curve, row: Row, seed: int) -> set[int]:

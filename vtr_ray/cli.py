@@ -96,7 +96,6 @@ def psigmoid(
     k_max: Annotated[float, Option(help="largest steepness searched")] = 2.0,
     initial: Annotated[int, Option(help="uniformly spread points per search")] = 10,
     iterations: Annotated[int, Option(help="Bayesian optimisation steps per search")] = 15,
-    surrogate: options.Surrogate = "shape",
     model: options.Model = "embedded",
     samples: options.Samples = None,
     images: options.Images = None,
@@ -137,7 +136,7 @@ def psigmoid(
             samples, images, test, test_images, tuple(task or ()), tuple(test_task or ()), include_path, score
         ),
         command.PSigmoidOptions(
-            tuple(budget or ()), tuple(match or ()), k_max, initial, iterations, seed, parallel, surrogate
+            tuple(budget or ()), tuple(match or ()), k_max, initial, iterations, seed, parallel
         ),
         PoolOptions(actors, cpus, gpus),
         RunOptions(out, resume, compare, ui_port),

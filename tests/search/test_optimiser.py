@@ -13,7 +13,7 @@ from vtr_ray.search import optimiser
 from vtr_ray.search.optimiser import Kind, Known, Surrogate, propose, spread
 
 GRID = [index / 144 for index in range(145)]
-KINDS: tuple[Kind, ...] = ("shape", "warped", "paper")
+KINDS: tuple[Kind, ...] = ("shape", "paper")
 PAPER, SHAPE = Surrogate("paper"), Surrogate("shape", slope=0.01, samples=240)
 
 
@@ -40,11 +40,10 @@ def test_spread_has_both_ends_and_even_gaps(size: int, count: int) -> None:
     assert len(gaps) == 0 or (gaps.min() >= 1 and gaps.max() - gaps.min() <= 1)
 
 
-@pytest.mark.parametrize("kind", ["warped", "paper"])
-def test_maximum_of_a_smooth_function_is_found_exactly(kind: Kind) -> None:
+def test_maximum_of_a_smooth_function_is_found_exactly() -> None:
     values = seen()
     for _ in range(6):
-        (index,) = propose(GRID, Known(values), Surrogate(kind))
+        (index,) = propose(GRID, Known(values), Surrogate("paper"))
         values[index] = hump(GRID[index])
     best = max(values, key=lambda index: values[index])
     assert best == max(range(145), key=lambda index: hump(GRID[index]))
@@ -206,8 +205,7 @@ def test_a_failing_fit_and_failing_numbers_still_give_an_unseen_point(
 
 
 @pytest.mark.parametrize("kind", KINDS)
-@pytest.mark.parametrize("scale", [1e-6, 0.01, 10.0])
-def test_extreme_outcomes_need_no_fallback(kind: Kind, scale: float, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_extreme_outcomes_need_no_fallback(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:
     def never(*args: object) -> list[int]:
         raise AssertionError("the surrogate gave up")
 
@@ -217,7 +215,7 @@ def test_extreme_outcomes_need_no_fallback(kind: Kind, scale: float, monkeypatch
     for values in (steep, near):
         with warnings.catch_warnings():
             warnings.simplefilter("error")
-            points = propose(GRID, Known(values), Surrogate(kind, scale=scale), count=2)
+            points = propose(GRID, Known(values), Surrogate(kind), count=2)
         assert len(set(points)) == 2 and not set(points) & set(values)
 
 

@@ -45,7 +45,6 @@ class PSigmoidOptions:
     iterations: int = 15
     seed: int = 0
     round_size: int = 1
-    surrogate: str = "shape"
 
     def search(self, num_layers: int, vision_tokens: int, budget: float | Sequence[float]) -> PSigmoidSearch:
         """A fresh search. Raises InputError: a number out of its range."""
@@ -54,7 +53,7 @@ class PSigmoidOptions:
     @property
     def shared(self) -> dict[str, Any]:
         """What all searches of the job have in common."""
-        names = ("k_max", "initial", "iterations", "seed", "round_size", "surrogate")
+        names = ("k_max", "initial", "iterations", "seed", "round_size")
         return {name: getattr(self, name) for name in names}
 
 

@@ -16,7 +16,7 @@ from typing import Any, Literal
 
 from vtr_ray.errors import InputError
 
-Kind = Literal["shape", "warped", "paper"]
+Kind = Literal["shape", "paper"]
 SAMPLES = 2048  # of the surrogate, over all its members, for the points of a round after the first
 SHORTLIST, EACH_GAP = (
     48,
@@ -29,17 +29,14 @@ class Surrogate:
     """How outcomes are modelled.
 
     kind: `shape`, a plateau, a cliff and roughness (`vtr_ray.search.shape`); `paper`, a stationary Gaussian
-        process; `warped`, the same of `-log(1 + gap to the best / scale)`: the order stays, and a bad region
-        does not drown the differences near the best.
+        process.
     slope: outcomes are `E - slope x`; `shape` models E.
     samples: how many samples are behind E, which moves in steps of one; None: not known.
-    scale: of `warped`.
     """
 
     kind: Kind = "shape"
     slope: float = 0.0
     samples: int | None = None
-    scale: float = 0.01
 
 
 @dataclass(frozen=True)
@@ -179,7 +176,7 @@ def _column(points: Sequence[float], indices: Sequence[int]) -> Any:
 
 
 def _model(points: Sequence[float], known: Known, surrogate: Surrogate) -> tuple[Any, float]:
-    """A BoTorch model of the outcomes (of the warped ones), and the best of them."""
+    """A BoTorch model of the outcomes, and the best of them."""
     import torch
 
     seen = sorted(known.values)
@@ -200,8 +197,6 @@ def _model(points: Sequence[float], known: Known, surrogate: Surrogate) -> tuple
         return model, float(y.max())
     from vtr_ray.search.process import fitted
 
-    if surrogate.kind == "warped":
-        y = -torch.log1p((y.max() - y) / surrogate.scale)
     return fitted(x, y), float(y.max())
 
 

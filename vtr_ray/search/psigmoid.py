@@ -8,7 +8,7 @@ from vtr_ray.errors import InputError
 from vtr_ray.schedule import Schedule
 from vtr_ray.search.asktell import Search, Trial, checked_float, checked_int
 from vtr_ray.search.line import Line
-from vtr_ray.search.optimiser import Surrogate, checked_kind, spread
+from vtr_ray.search.optimiser import Surrogate, spread
 from vtr_ray.strategies import p_sigmoid
 
 STEPS = 400  # values of k are told apart to k_max / STEPS
@@ -37,8 +37,6 @@ class PSigmoidSearch(Search):
         iterations: steps of Bayesian optimisation.
         seed: of the optimiser.
         round_size: trials that may be pending at a time.
-        surrogate: `shape`, here a Gaussian process of the warped E (E over `k` has no cliff of a known form),
-            or `paper`, of E itself.
 
     Raises:
         InputError: an argument out of its range.
@@ -56,7 +54,6 @@ class PSigmoidSearch(Search):
         iterations: int = 15,
         seed: int = 0,
         round_size: int = 1,
-        surrogate: str = "shape",
     ) -> None:
         budgets = _checked_budgets(budget)
         settings = {
@@ -68,7 +65,6 @@ class PSigmoidSearch(Search):
             "iterations": checked_int("iterations", iterations, 0),
             "seed": checked_int("seed", seed, 0),
             "round_size": checked_int("round_size", round_size, 1),
-            "surrogate": checked_kind(surrogate, "shape", "paper"),
         }
         super().__init__(settings, round_size)
         self._num_layers = num_layers
@@ -88,7 +84,7 @@ class PSigmoidSearch(Search):
             initial=[sorted({group_of_step[step] for step in spread(STEPS + 1, initial)})],
             budget=initial + iterations,
             seeds=(seed,),
-            surrogate=Surrogate("warped" if surrogate == "shape" else "paper"),
+            surrogate=Surrogate("paper"),  # E over `k` has no form that is known,
         )
         self._grid_line = self._line
 
