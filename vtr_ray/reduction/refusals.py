@@ -73,7 +73,7 @@ def check_compiled_since(model: nn.Module, family: Family) -> None:
 
 def _compiled(module: nn.Module) -> bool:
     """By `torch.compile` of the module, by its own `compile()`, or by `torch.compile` of its forward."""
-    forward = module.forward
+    forward = module.__dict__.get("forward") or type(module).forward
     function = hasattr(forward, "_torchdynamo_orig_callable") and not hasattr(forward, "_torchdynamo_disable")
     return "_orig_mod" in module._modules or module._compiled_call_impl is not None or function
 
