@@ -5,9 +5,10 @@
 
 The embedded model replays the trials of a real G-Search (`prefix_cache_trials.json`; `--trials FILE` names
 others, and records them where there is no such file); the other one those that `vtr-ray plan` expects, on
-samples that one pass decides. Each side is an evaluator; images are encoded before the clock starts. Drafts:
-samples that generate check their likely answer in one pass instead of writing it step by step; the embedded
-model is timed without, too.
+samples that one pass decides. Random weights decide none of them rightly, so what they write in some of the
+trials is compared as well, off the clock. Each side is an evaluator; images are encoded before the clock
+starts. Drafts: samples that generate check their likely answer in one pass instead of writing it step by step;
+the embedded model is timed without, too.
 
 Bars: every outcome the same; time ratio at most 1.15 x the FLOPs ratio; embedded model at most 0.33.
 Writes benchmarks/prefix_cache.json (or --json FILE).
@@ -52,7 +53,7 @@ class Stepwise(Evaluator):
 
 def record(evaluator: Evaluator) -> list[Schedule]:
     """The trials of a G-Search, in order."""
-    search = GSearch(evaluator.num_layers, evaluator.vision_tokens)
+    search = GSearch(evaluator.num_layers, evaluator.vision_tokens, samples=evaluator.num_samples)
     trials = []
     while not search.finished:
         trial = search.ask()
@@ -107,6 +108,21 @@ def replay(
     }
 
 
+def written(model: Any, processor: Any, samples: SampleSet, trials: list[Schedule]) -> dict[str, Any]:
+    """Whether all answers are the same with and without the cache, and how many different ones there are."""
+    with_cache, without = (
+        Evaluator(model, processor, samples, 16, teacher_forcing=False, cache=cache)
+        for cache in (DEFAULT_LIMIT, 0)
+    )
+    found = [(with_cache.evaluate(one), without.evaluate(one)) for one in trials]
+    answers = {(outcome.sample_id, outcome.answer) for _, outcomes in found for outcome in outcomes}
+    return {
+        "same_answers": all(ours == theirs for ours, theirs in found),
+        "answers": len(found) * len(samples),
+        "different_answers": len(answers),
+    }
+
+
 def random_model(config: Any) -> Any:
     """The embedded model's kind with more and wider layers, random weights."""
     text = config.text_config
@@ -145,6 +161,8 @@ def main() -> None:
     expected = expected_trials(LAYERS, 144, 3, 4, 2)
     wide = random_model(model.config)
     results["24 layers"] = replay(wide, processor, SampleSet(exact), expected, steps=False)
+    results["24 layers"] |= written(wide, processor, SampleSet(exact[:16]), expected[::3])
+    results["24 layers"]["same_outcomes"] &= results["24 layers"]["same_answers"]
     write_json(options.json.absolute(), {"environment": environment(model, "sdpa"), "results": results})
     print("| model | samples | trials | outcomes | s without | s with | time ratio | FLOPs ratio | bar |")
     print("| --- | ---: | ---: | --- | ---: | ---: | ---: | ---: | --- |")
