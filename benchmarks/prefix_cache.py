@@ -7,8 +7,8 @@ The embedded model replays the trials of a real G-Search (`prefix_cache_trials.j
 others, and records them where there is no such file); the other one those that `vtr-ray plan` expects, on
 samples that one pass decides. Random weights decide none of them rightly, so what they write in some of the
 trials is compared as well, off the clock. Each side is an evaluator; images are encoded before the clock
-starts. Drafts: samples that generate check their likely answer in one pass instead of writing it step by step;
-the embedded model is timed without, too.
+starts. Drafts: samples that generate check their likely answer in one pass instead of writing it step by
+step; the embedded model is timed without, too.
 
 Bars: every outcome the same; time ratio at most 1.15 x the FLOPs ratio; embedded model at most 0.33.
 Writes benchmarks/prefix_cache.json (or --json FILE).
