@@ -329,13 +329,19 @@ def plan(
         str, Option(help="checkpoint directory, config.json, hub id, or a shape as llava-1.5-7b; embedded")
     ] = "embedded",
     vision_tokens: options.VisionTokens = None,
-    text_tokens: options.TextTokens = 75,
+    text_tokens: Annotated[
+        int | None, Option(min=1, help="text tokens of a sample's prompt; default: 75, of embedded its own")
+    ] = None,
     image: options.ImageSize = None,
     stride: options.Stride = 3,
     initial: options.Initial = 10,
     iterations: options.Iterations = 5,
-    samples: Annotated[int, Option(min=1, help="search samples")] = 1000,
-    answer_tokens: Annotated[int, Option(min=0, help="target tokens of a sample")] = 5,
+    samples: Annotated[
+        int | None, Option(min=1, help="search samples; default: 1000, of embedded its own 510")
+    ] = None,
+    answer_tokens: Annotated[
+        int | None, Option(min=0, help="target tokens of a sample; default: 5, of embedded its own")
+    ] = None,
     batch: options.Batch = 16,
     gpus: Annotated[int, Option(min=1, help="devices that share each trial")] = 1,
     gpu: Annotated[
@@ -357,8 +363,15 @@ def plan(
     command.plan(
         model,
         schedules or [],
-        SampleOptions(vision_tokens, text_tokens, tuple(image or ())),
-        command.SearchOptions(stride, initial, iterations, samples, batch, answer_tokens),
+        SampleOptions(vision_tokens, command.known(text_tokens, "text_tokens", model), tuple(image or ())),
+        command.SearchOptions(
+            stride,
+            initial,
+            iterations,
+            command.known(samples, "samples", model),
+            batch,
+            command.known(answer_tokens, "answer_tokens", model),
+        ),
         command.DeviceOptions(gpus, gpu, tflops_per_gpu, expect, overhead),
         dtype,
         layers,

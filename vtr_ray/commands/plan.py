@@ -62,6 +62,16 @@ class DeviceOptions:
     overhead: float = 0.1
 
 
+def known(given: int | None, name: str, model: str) -> int:
+    """A number of the search samples: as given, else of the embedded model's own, else a usual one."""
+    own = {
+        "samples": (embedded.SEARCH_SAMPLES, 1000),
+        "text_tokens": (embedded.TEXT_TOKENS, 75),
+        "answer_tokens": (embedded.ANSWER_TOKENS, 5),
+    }[name]
+    return own[not embedded.names(model)] if given is None else given
+
+
 def plan(
     model: str,
     schedules: list[Path],
