@@ -12,6 +12,8 @@ import pytest
 import yaml
 from packaging.requirements import Requirement
 
+from vtr_ray.commands.searching import HOME
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -60,6 +62,33 @@ def test_what_a_node_sources_is_shell_and_says_it_all(config: dict[str, Any], tm
     assert said["RAY_AUTH_MODE"] == "token" and said["RAY_AUTH_TOKEN_PATH"].endswith(".ray/auth_token")
     assert int(said["RAY_JOB_STOP_WAIT_TIME_S"]) >= 30  # the default of 3 s kills a search while it closes
     assert said["MLFLOW_TRACKING_URI"] == "http://127.0.0.1:5000"
+    assert said[HOME] == "/shared"  # runs that nobody named a directory for survive the head, too
+    made = next(command for command in config["setup_commands"] if "mkdir -p /opt/dlami" in command)
+    assert f"mkdir -p {said['HF_HOME']} " in made and f"chown ubuntu {said['HF_HOME']}" in made
+
+
+@pytest.mark.parametrize(("wheels", "installs"), [(1, True), (0, False), (2, False)])
+def test_a_node_installs_the_one_wheel(
+    config: dict[str, Any], tmp_path: Path, wheels: int, installs: bool
+) -> None:
+    """Runs the setup step, with the paths moved here and a pip that notes what it is asked for."""
+    script = next(command for command in config["setup_commands"] if ".whl" in command)
+    (tmp_path / "vtr-ray" / "dist").mkdir(parents=True)
+    for number in range(wheels):
+        (tmp_path / "vtr-ray" / "dist" / f"vtr_ray-0.{number}-py3-none-any.whl").touch()
+    pip = tmp_path / "venv" / "bin" / "pip"
+    pip.parent.mkdir(parents=True)
+    pip.write_text(f'#!/bin/sh\necho "$@" >> {tmp_path}/asked\n')
+    pip.chmod(0o755)
+    moved = script.replace("/home/ubuntu", str(tmp_path)).replace("python3 -m venv", "true")
+    done = subprocess.run(["bash", "-c", f"true && ({moved})"], capture_output=True, text=True)  # as Ray does
+    assert (done.returncode == 0) == installs
+    if installs:
+        first, again = (tmp_path / "asked").read_text().splitlines()
+        assert "--constraint constraints.txt dist/vtr_ray-0.0-py3-none-any.whl boto3==" in first
+        assert again.endswith("--no-deps --force-reinstall dist/vtr_ray-0.0-py3-none-any.whl")
+    else:
+        assert "dist must hold one wheel" in done.stderr and not (tmp_path / "asked").exists()
 
 
 def test_results_are_on_shared_storage(config: dict[str, Any]) -> None:

@@ -1,5 +1,5 @@
 """Faults on a cluster of several nodes: no finished trial is lost, none counts twice, the schedule and MLflow
-are those of the undisturbed run. A killed driver is in test_run.py, a full disk with the prefix cache.
+are those of the undisturbed run. A killed driver is in test_run.py.
 """
 
 from __future__ import annotations
@@ -74,24 +74,6 @@ def search(
         return run_search(
             toys.new_search(), pool, path, toys.SETTINGS, tracker=tracker, on_trial=on_trial, **options
         )
-
-
-def check(path: Path, store: str) -> None:
-    """The run directory and MLflow hold the undisturbed run, each trial once."""
-    from mlflow import MlflowClient
-
-    alone = toys.new_search()
-    expected = toys.undisturbed(alone)
-    assert [(entry.trial, entry.score) for entry in read_ledger(path)] == expected
-    assert Schedule.load(path / "schedule.json") == alone.best
-    client = MlflowClient(tracking_uri=store)
-    runs = client.search_runs([client.get_experiment_by_name(path.parent.name).experiment_id])
-    parent = next(run for run in runs if "mlflow.parentRunId" not in run.data.tags)
-    logged = [m for run in runs for m in client.get_metric_history(run.info.run_id, "E") if run is not parent]
-    assert sorted((metric.step, metric.value) for metric in logged) == expected
-    curve = client.get_metric_history(parent.info.run_id, "keeping_rate")
-    assert {metric.step: metric.value for metric in curve} == dict(enumerate(alone.best.rates, start=1))
-    assert {run.info.status for run in runs} == {"FINISHED"}
 
 
 def test_an_actor_is_killed_in_mid_trial(cluster: Cluster, store: str, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import subprocess
@@ -22,6 +23,8 @@ from vtr_ray.evaluation.outcome import Outcome
 from vtr_ray.evaluation.pool import EvaluatorPool
 from vtr_ray.schedule import Schedule
 from vtr_ray.search import GSearch, PSigmoidSearch
+from vtr_ray.store import default_uri
+from vtr_ray.tracking import LINK, Tracker
 from vtr_ray.tuning.cluster import connected
 from vtr_ray.tuning.directory import LEDGER, Entry, read_ledger
 from vtr_ray.tuning.progress import Progress
@@ -266,15 +269,28 @@ def drive(*arguments: object, **environment: str) -> subprocess.Popen[str]:
     )
 
 
+def logged_parent(path: Path, store: str) -> str | None:
+    """Status of the run that MLflow has of a directory; None: none yet."""
+    from mlflow import MlflowClient
+
+    if not (path / LINK).is_file():
+        return None
+    link = json.loads((path / LINK).read_text())
+    return str(MlflowClient(tracking_uri=store).get_run(link["run_id"]).info.status)
+
+
 @pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
 def test_an_ended_driver_resumes_to_the_undisturbed_result(
     pool: EvaluatorPool, tmp_path: Path, signum: signal.Signals
 ) -> None:
     """Ended in mid-search in a process and a Ray of its own; resumed here."""
-    path = tmp_path / "run"
-    driver = drive(path, 0.05)
+    path, store = tmp_path / "run", default_uri(tmp_path)
+    driver = drive(path, 0.2, 1, store)
     try:
         toys.wait_for_lines(path / LEDGER, 6, driver)
+        while not logged_parent(path, store):  # so that MLflow is cut in the middle, too
+            assert driver.poll() is None
+            time.sleep(0.1)
         driver.send_signal(signum)
         out, err = driver.communicate(timeout=120)
     finally:
@@ -287,8 +303,13 @@ def test_an_ended_driver_resumes_to_the_undisturbed_result(
 
     before = read_ledger(path)
     assert 6 <= len(before) < len(toys.undisturbed(toys.new_search()))
+    assert logged_parent(path, store) == ("RUNNING" if signum == signal.SIGKILL else "KILLED")
     seen: list[Progress] = []
-    found = run_search(toys.new_search(), pool, path, toys.SETTINGS, resume=True, on_trial=seen.append)
+    with Tracker(path, store, experiment=tmp_path.name, warn=pytest.fail) as tracker:
+        found = run_search(
+            toys.new_search(), pool, path, toys.SETTINGS, resume=True, on_trial=seen.append, tracker=tracker
+        )
+    toys.check_run(path, store)
     assert [p.replayed for p in seen] == [True] * len(before) + [False] * (len(seen) - len(before))
     alone = toys.new_search()
     assert [(e.trial, e.score) for e in found.entries] == toys.undisturbed(alone)

@@ -7,14 +7,15 @@ import os
 import socket
 import subprocess
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from vtr_ray.errors import InputError
 from vtr_ray.evaluation.outcome import Outcome, effectiveness
 from vtr_ray.schedule import Schedule
-from vtr_ray.tuning.directory import Entry, Settings
+from vtr_ray.tuning.directory import Entry, Settings, read_ledger
 
 if TYPE_CHECKING:
     from vtr_ray.search import GSearch
@@ -88,15 +89,53 @@ def new_search(iterations: int = 4) -> GSearch:
     )
 
 
-def undisturbed(search: GSearch) -> list[tuple[int, float]]:
-    """The same search in a for-loop without Ray: (trial id, score) of all trials."""
-    evaluator, told = Analytic(), []
+def undisturbed(
+    search: GSearch,
+    evaluator: Any = None,
+    fails: Callable[[Any], bool] = lambda trial: False,
+) -> list[tuple[int, float | None]]:
+    """The same search in a for-loop without Ray: (trial id, score) of all trials; None for one that `fails`."""
+    evaluator, told = evaluator or Analytic(), []
     while not search.finished:
         trial = search.ask()
+        if fails(trial):
+            search.fail(trial, "as in the disturbed one")
+            told.append((trial.id, None))
+            continue
         score = effectiveness(evaluator.evaluate(trial.schedule))
         search.tell(trial, score)
         told.append((trial.id, score))
     return told
+
+
+def check_run(
+    path: Path,
+    store: str,
+    evaluator: Any = None,
+    fails: Callable[[Any], bool] = lambda trial: False,
+) -> None:
+    """The run directory and MLflow hold the undisturbed run, each trial once."""
+    from mlflow import MlflowClient
+
+    alone = new_search()
+    expected = undisturbed(alone, evaluator, fails)
+    assert [(entry.trial, entry.score) for entry in read_ledger(path)] == expected
+    assert Schedule.load(path / "schedule.json") == alone.best
+    client = MlflowClient(tracking_uri=store)
+    runs = client.search_runs([client.get_experiment_by_name(path.parent.name).experiment_id])
+    (parent,) = [run for run in runs if "mlflow.parentRunId" not in run.data.tags]
+    nested = [run.info.run_id for run in runs if run is not parent]
+    logged = {
+        name: sorted(
+            (metric.step, metric.value) for run in nested for metric in client.get_metric_history(run, name)
+        )
+        for name in ("E", "failed")
+    }
+    assert logged["E"] == [(trial, score) for trial, score in expected if score is not None]
+    assert logged["failed"] == [(trial, 1.0) for trial, score in expected if score is None]
+    curve = client.get_metric_history(parent.info.run_id, "keeping_rate")
+    assert {metric.step: metric.value for metric in curve} == dict(enumerate(alone.best.rates, start=1))
+    assert {run.info.status for run in runs} == {"FINISHED"}
 
 
 def wait_for_lines(

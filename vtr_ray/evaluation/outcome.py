@@ -52,7 +52,7 @@ def too_many_without_answer(outcomes: Sequence[Outcome]) -> str | None:
         return None
     return (
         f"{len(ids)} of {len(outcomes)} samples have no answer, more than {MAX_WITHOUT_ANSWER:.0%} "
-        f"({some_of(ids)}: {NOT_A_NUMBER}): where float16 overflows, --dtype bfloat16 or float32 does not"
+        f"({some_of(ids)}: {NOT_A_NUMBER})"
     )
 
 

@@ -114,7 +114,8 @@ def compare_schedules(
         difference = compare(outcomes, baseline) if baseline else None
         if not baseline:
             if (problem := too_many_without_answer(outcomes)) is not None:
-                raise InputError(f"{name}: {problem}")
+                advice = "where float16 overflows, use --dtype bfloat16 or float32"
+                raise InputError(f"{name}: {problem}; {advice}")
             baseline += outcomes
         beside = next((row for row in rows if row.name == found.get(name)), None)
         row = Row(

@@ -196,7 +196,9 @@ def measure(pool: Any, schedule: Schedule, terms: Terms) -> Measured:
         if early.ceiling is not None:
             return Measured(None, None, early.ceiling, len(outcomes) / total)
     if (problem := too_many_without_answer(outcomes)) is not None:
-        raise TooFewAnswers(f"{problem}, in another search")
+        raise TooFewAnswers(
+            f"{problem}; where float16 overflows, start another search with --dtype bfloat16 or float32"
+        )
     scores = {outcome.sample_id: outcome.score for outcome in outcomes} if terms.paired else None
     return Measured(effectiveness(outcomes), scores, without_answer=without_answer(outcomes))
 
