@@ -3,10 +3,10 @@
     vtr-ray gsearch --no-compare --out runs/check      # on the machine that is asked about, otherwise idle
     python benchmarks/plan_check.py runs/check         # there too: it measures the machine's speed
 
-Writes benchmarks/plan_check.json (or --json FILE). Exit status 1 where estimate and ledger differ by more than
-30 %. The estimate knows what a user knows before: the search's settings, the samples' number and lengths, the
-machine. What the search then found (where its trials' mean memory cost differs from the assumed one) is printed
-to tell the estimate's two errors apart.
+Writes benchmarks/plan_check.json (or --json FILE). Exit status 1 where estimate and ledger differ by more
+than 30 %. The estimate knows what a user knows before: the search's settings, the samples' number and
+lengths, the machine. What the search then found (where its trials' mean memory cost differs from the assumed
+one) is printed to tell the estimate's two errors apart.
 """
 
 from __future__ import annotations

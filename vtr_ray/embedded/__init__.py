@@ -10,7 +10,7 @@ _HERE = Path(__file__).parent
 MODEL = _HERE / "model"
 VARIANTS = ("deco", "tokenpacker")
 TASKS_FOLDER = _HERE / "tasks"
-SEARCH_SAMPLES, TEXT_TOKENS, ANSWER_TOKENS = 510, 21, 3  # of the search split: how many; medians
+SEARCH_SAMPLES, TEXT_TOKENS, ANSWER_TOKENS = 510, 10, 2  # of the search split: how many; medians
 TASKS = ("easy_vqa", "scenes", "existence", "text", "documents", "charts")
 
 
