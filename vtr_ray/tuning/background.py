@@ -10,7 +10,7 @@ class Mirroring:
     """Calls `work(final)` in a background thread after each `notify`, the last time with `final=True`.
 
     start: called once, at the beginning. Neither may raise to any effect: a failure is kept as `problem`, and
-    the next call tries again, at the earliest after `pause` seconds. Notifications meanwhile become one.
+    `work` is called again after `pause` seconds. Notifications meanwhile become one.
     """
 
     def __init__(
@@ -52,6 +52,7 @@ class Mirroring:
                 return
             if self.problem is not None:
                 self._closing.wait(self._pause)
+                self._changed.set()  # what is missing does not wait for the next trial
 
     def _try(self, call: Callable[..., object], *arguments: object) -> None:
         try:
