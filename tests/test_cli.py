@@ -1,5 +1,7 @@
 import errno
 import json
+import os
+import signal
 import socket
 
 import pytest
@@ -187,6 +189,19 @@ def test_show_prints_counts_and_draws(capsys, tmp_path):
     assert stop.value.code == 0
     assert "72" in capsys.readouterr().out
     assert (tmp_path / "s.png").read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_an_interrupted_command_says_so_and_ends_with_its_signal(
+    capsys, tmp_path, monkeypatch, signum, status
+):
+    from vtr_ray.commands import show
+
+    monkeypatch.setattr(show, "show", lambda *_: os.kill(os.getpid(), signum))
+    with pytest.raises(SystemExit) as stop:
+        main(["show", str(tmp_path / "s.json")])
+    assert stop.value.code == status
+    assert capsys.readouterr().err == f"vtr-ray: stopped by {signum.name}\n"
 
 
 def test_samples_makes_a_split(capsys, tmp_path):

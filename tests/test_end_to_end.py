@@ -6,8 +6,12 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
+
+sys.path.append(str(Path(__file__).parent / "tuning"))
+import faulty
 
 from vtr_ray import Schedule
 
@@ -111,6 +115,28 @@ def test_killed_and_resumed_is_the_undisturbed_run(undisturbed, tmp_path):
     assert trials(run)[: len(before)] == before
     assert trials(run) == trials(folder / "run")
     assert Schedule.load(run / "schedule.json") == Schedule.load(folder / "run" / "schedule.json")
+
+
+def test_a_terminated_search_says_how_to_go_on(tmp_path):
+    """Status, line and MLflow; here the schedule is found, and its comparison is cut."""
+    from mlflow import MlflowClient
+
+    (tmp_path / "few.json").write_text(json.dumps(faulty.llava_entries(tmp_path, 6)))
+    command = [*VTR_RAY, "gsearch", "--samples", "few.json", *SMALL]
+    process = subprocess.Popen(
+        command, cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
+    )
+    limit = time.time() + 300
+    while not any(tmp_path.glob("runs/*/schedule.json")):
+        assert time.time() < limit and process.poll() is None
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=120)
+    assert (process.returncode, said) == (143, "vtr-ray: stopped by SIGTERM; --resume goes on\n")
+    client = MlflowClient(tracking_uri=f"sqlite:///{tmp_path / 'mlflow.db'}")
+    (run,) = tmp_path.glob("runs/*")
+    status = client.get_run(json.loads((run / "mlflow.json").read_text())["run_id"]).info.status
+    assert status == "KILLED" and not (run / "comparison.json").exists()
 
 
 def test_resume_with_other_settings_is_refused(undisturbed):

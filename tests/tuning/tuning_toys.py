@@ -94,7 +94,7 @@ def undisturbed(
     evaluator: Any = None,
     fails: Callable[[Any], bool] = lambda trial: False,
 ) -> list[tuple[int, float | None]]:
-    """The same search in a for-loop without Ray: (trial id, score) of all trials; None for one that `fails`."""
+    """The same search in a for-loop without Ray: (trial id, score) of all; None for one that `fails`."""
     evaluator, told = evaluator or Analytic(), []
     while not search.finished:
         trial = search.ask()
