@@ -49,8 +49,9 @@ class Pool:
 def _no_ray(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     @contextmanager
     def opened(
-        self: PoolOptions, model: Any, samples: Samples, name: str, decode: DecodeReduction | None = None
-    ) -> Iterator[Pool]:
+        self: PoolOptions, model: Any, samples: Samples, name: str,
+        decode: DecodeReduction | None = None, **_: Any,
+    ) -> Iterator[Pool]:  # fmt: skip
         yield Pool(samples, decode)
 
     monkeypatch.setattr(command, "connected", nullcontext)
