@@ -1,6 +1,6 @@
 """E of the embedded model at every keeping rate of a layer, sample by sample, for replays.
 
-    python benchmarks/record_curves.py      # about half an hour on one core; goes on where it was ended
+    python benchmarks/record_curves.py      # half an hour on one core; goes on where it was ended
 
 Layers 3, 6 and 9 as G-Search goes: the layers before have the best rate of their own curve (lambda = 0.01).
 Then layers 5 and 7 as the first ones that reduce: nothing is removed before them.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 from collections.abc import Sequence
@@ -428,6 +429,8 @@ def _console() -> Any:
 def main(arguments: Sequence[str] | None = None) -> None:
     """Entry point. Exit status 2 and one line for a user's mistake, 1 for `Stopped`, 128 + signal."""
     os.environ.setdefault("LOGURU_LEVEL", "WARNING")  # lmms-eval's debug lines
+    # BoTorch has torch look for a compiler, which complains where there is CUDA's but no GPU.
+    logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)
     words = list(sys.argv[1:] if arguments is None else arguments)
     try:
         with interruptible():
