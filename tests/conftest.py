@@ -17,6 +17,13 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device", default="cpu", help="where the families run: cpu, or cuda (bfloat16)")
 
 
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Under `-n` with `--dist loadgroup`: one worker has all tests that start Ray, one after the other."""
+    for item in items:
+        if item.get_closest_marker("slow") and not item.get_closest_marker("families"):
+            item.add_marker(pytest.mark.xdist_group("ray"))
+
+
 @pytest.fixture
 def tiny_llava() -> Any:
     """A tiny `LlavaForConditionalGeneration`: width 32, 5 decoder layers, 16 vision tokens an image, SDPA."""
