@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
 
 
@@ -21,7 +22,7 @@ class Mirroring:
         pause: float = 15.0,
     ) -> None:
         self.problem: str | None = None
-        self._pause = pause
+        self._pause, self._patience = pause, 0.0
         self._start, self._work = start, work
         self._changed, self._closing = threading.Event(), threading.Event()
         # A daemon: a server that never answers must not keep the program from ending.
@@ -33,7 +34,11 @@ class Mirroring:
         self._changed.set()
 
     def close(self, timeout: float) -> str | None:
-        """Do what is left, for at most `timeout` seconds; what went wrong, None: nothing."""
+        """Do what is left, for at most `timeout` seconds; what went wrong, None: nothing.
+
+        What fails is tried again for a third of that time: a server may just be starting.
+        """
+        self._patience = time.monotonic() + timeout / 3
         self._closing.set()
         self._changed.set()
         self._thread.join(timeout)
@@ -48,10 +53,13 @@ class Mirroring:
             self._changed.clear()
             final = self._closing.is_set()
             self._try(self._work, final)
-            if final:
+            if final and (self.problem is None or time.monotonic() > self._patience):
                 return
             if self.problem is not None:
-                self._closing.wait(self._pause)
+                if final:
+                    time.sleep(min(1.0, self._pause))
+                else:
+                    self._closing.wait(self._pause)
                 self._changed.set()  # what is missing does not wait for the next trial
 
     def _try(self, call: Callable[..., object], *arguments: object) -> None:
