@@ -55,7 +55,7 @@ class GSearch(Search):
         weight: what a keeping rate of 1 costs, in units of E (the paper's lambda).
         seed: of the optimiser.
         round_size: trials that may be pending at a time.
-        surrogate: `shape`, in turns with a stationary Gaussian process, or `paper`, that process alone.
+        surrogate: `shape` or `paper`, the stationary Gaussian process of the paper (`optimiser.Surrogate`).
         samples: how many samples are behind E; None: not known. The `shape` surrogate uses it.
         objective: `paper` or `keep-accuracy:POINTS`.
         stop_early: whether trials have thresholds. Rounds of initial points then wait for each other.

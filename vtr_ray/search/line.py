@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 
@@ -14,8 +13,7 @@ class Line:
     """The points of one finite grid, searched for the best with a fixed number of trials.
 
     First the initial points, then points proposed by the surrogate, `size` at a time; a grid with no more
-    points left than trials is enumerated. The `shape` and the stationary process take turns: the one is right
-    about cliffs, the other about curves without any. Points are indices into the grid; none is tried twice.
+    points left than trials is enumerated. Points are indices into the grid; none is tried twice.
 
     Attributes:
         values: outcomes by point.
@@ -73,15 +71,9 @@ class Line:
             seed = int(np.random.SeedSequence([*self.seeds, len(self.tried)]).generate_state(1)[0])
             failed = self.tried - self.values.keys() - self.ceilings.keys()
             known = Known(self.values, failed, self.ceilings)
-            chosen = propose(self.points, known, self._turn(), min(size, left), seed, self.needed)
+            chosen = propose(self.points, known, self.surrogate, min(size, left), seed, self.needed)
         self.tried.update(chosen)
         return chosen
-
-    def _turn(self) -> Surrogate:
-        """Whose turn it is. Where the lowest rate above a bound is sought, the edge of a cliff is all."""
-        if self.surrogate.kind == "shape" and self.needed is None and len(self.tried) % 2 == 0:
-            return replace(self.surrogate, kind="paper")
-        return self.surrogate
 
     def best(self) -> int | None:
         """The best observed point, the lower one on a tie; None while there is none."""
