@@ -17,10 +17,12 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device", default="cpu", help="where the families run: cpu, or cuda (bfloat16)")
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Under `-n` with `--dist loadgroup`: one worker has all tests that start Ray, one after the other."""
+    alone = {"families", "embedded"}  # folders whose slow tests only compute
     for item in items:
-        if item.get_closest_marker("slow") and not item.get_closest_marker("families"):
+        if item.get_closest_marker("slow") and not alone.intersection(item.path.parts):
             item.add_marker(pytest.mark.xdist_group("ray"))
 
 
