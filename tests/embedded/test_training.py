@@ -13,7 +13,7 @@ from vtr_ray.embedded.losses import Losses
 from vtr_ray.embedded.training import Recipe, start_from, train, variant_recipe
 from vtr_ray.models import load_model
 
-SMALL = Recipe(eyes_steps=2, eyes_batch=4, mind_steps=2, mind_batch=4, habit_steps=2, warmup=1)
+SMALL = Recipe(eyes_steps=2, eyes_batch=4, mind_steps=2, mind_batch=4, habit_steps=2, warmup=1, checked=16)
 
 
 @pytest.fixture(scope="module")

@@ -61,6 +61,7 @@ class Recipe:
     warmup: int = 100
     eyes_weight: float = 1.0
     clip: float = 1.0
+    checked: int = 96  # pictures of a validation
 
 
 def variant_recipe(projector: str) -> Recipe:
@@ -180,10 +181,10 @@ class Trainer:
         return True
 
     @torch.no_grad()
-    def validate(self, size: int = 96) -> dict[str, float]:
+    def validate(self) -> dict[str, float]:
         """Exact match of whole answers by task, on pictures of a stream that is never trained on."""
         right: dict[str, list[float]] = {}
-        for part in range(size // 16):
+        for part in range(self.recipe.checked // 16):
             batch = self._to_device(self.teacher.batch(16, seed=-1, step=part, rank=self.rank))
             with half_precision(self.device):
                 logits, targets = self.losses.answer_logits(batch, self.losses.look(batch.pixels))
