@@ -17,15 +17,6 @@ def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device", default="cpu", help="where the families run: cpu, or cuda (bfloat16)")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Under `-n` with `--dist loadgroup`: one worker has all tests that start Ray, one after the other."""
-    alone = {"families", "embedded"}  # folders whose slow tests only compute
-    for item in items:
-        if item.get_closest_marker("slow") and not alone.intersection(item.path.parts):
-            item.add_marker(pytest.mark.xdist_group("ray"))
-
-
 @pytest.fixture
 def tiny_llava() -> Any:
     """A tiny `LlavaForConditionalGeneration`: width 32, 5 decoder layers, 16 vision tokens an image, SDPA."""
