@@ -39,7 +39,7 @@ the six kinds below and nothing else.
 
 Pictures of coloured shapes, text, key-value documents and bar charts, drawn on the fly by
 `vtr_ray.embedded.draw` with the DejaVu fonts, and the training split of
-[easy-VQA](https://pypi.org/project/easy-vqa/) (MIT licence), enlarged to 96 pixels. Training, search and
+[easy-VQA](https://github.com/vzhou842/easy-VQA) (MIT licence), enlarged to 96 pixels. Training, search and
 test splits share no image. The test split has 200 questions of each kind; easy-VQA's comes from its own
 test split, balanced between shapes, colours and yes/no: as the data set comes, 68 % of its questions can
 be answered from their text.
