@@ -62,7 +62,7 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     token = home / "token"
     token.write_text(TOKEN)
     kept = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_"))}
-    port, dashboard = toys.free_port(), toys.free_port()
+    port, dashboard, agent = toys.free_port(), toys.free_port(), toys.free_port()
     environment = kept | {
         "OMP_NUM_THREADS": "1",
         "HOME": str(home),
@@ -73,11 +73,13 @@ def head(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Head]:
     }
     process = subprocess.Popen(
         [RAY, "start", "--head", "--block", f"--port={port}", f"--dashboard-port={dashboard}", "--num-cpus=2",
+         f"--dashboard-agent-listen-port={agent}",  # its own default is another Ray's, too
          f"--temp-dir=/tmp/vtrj{os.getpid()}", "--disable-usage-stats"],
         env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL,
     )  # fmt: skip
     try:
         toys.wait_for_port(dashboard)
+        toys.wait_for_port(agent)  # what starts jobs
         started = Head(environment, environment["RAY_API_SERVER_ADDRESS"], home)
         end = time.monotonic() + 120
         while True:  # listens before it can answer
