@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.table import Table
 
+from vtr_ray.files import replacing
 from vtr_ray.report.curve import draw_curve
 from vtr_ray.schedule import Schedule
 from vtr_ray.tuning.directory import write_json
@@ -110,7 +110,6 @@ def draw_budgets(found: Sequence[Found], path: Path) -> Path:
     axes.set(xlabel="TFLOPs (paper's convention)", ylabel="k", title="Steepness of P-Sigmoid by budget")
     axes.margins(0.15)
     axes.grid(alpha=0.25)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    figure.savefig(temporary, dpi=120)
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=120)
     return path

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.table import Table
 
+from vtr_ray.files import replacing
 from vtr_ray.schedule import Schedule
 
 Point = tuple[float, float]  # (executed TFLOPs, E)
@@ -91,9 +91,8 @@ def draw_front(
     axes.set(xlabel="TFLOPs of a prefill, executed", ylabel="E")
     axes.grid(alpha=0.25)
     axes.legend(fontsize=8)
-    temporary = path.with_name(f".{os.getpid()}.{path.name}")
-    figure.savefig(temporary, dpi=120)
-    temporary.replace(path)
+    with replacing(path) as temporary:
+        figure.savefig(temporary, dpi=120)
     return path
 
 
