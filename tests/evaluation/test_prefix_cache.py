@@ -232,6 +232,16 @@ def test_a_full_disk(
     assert [file.name for file in on_disk.glob("*/*")] in ([], ["lock"])
 
 
+@contextmanager
+def refused(layer: Any, refuse: Any) -> Iterator[None]:
+    """`refuse` stands before the layer."""
+    hook = layer.register_forward_pre_hook(refuse)
+    try:
+        yield
+    finally:
+        hook.remove()
+
+
 def test_out_of_memory_gives_the_cache_up_first(
     loaded: Any, samples: SampleSet, expected: list[Any], caplog: Any
 ) -> None:
@@ -243,12 +253,8 @@ def test_out_of_memory_gives_the_cache_up_first(
         if evaluator.prefixes.tiers.near > full // 2:
             raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    hook = layer.register_forward_pre_hook(refuse)
-    try:
-        with caplog.at_level(logging.WARNING):
-            run(evaluator, expected)
-    finally:
-        hook.remove()
+    with refused(layer, refuse), caplog.at_level(logging.WARNING):
+        run(evaluator, expected)
     assert 0 < evaluator.prefixes.tiers.near <= full // 2
     assert any("is given up" in record.message for record in caplog.records)
     assert not any("halved" in record.message for record in caplog.records)
@@ -272,12 +278,8 @@ def test_out_of_memory_moves_the_batches_inputs_before_all_else(
         if any(map(resident, evaluator._tensors.values())):
             raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    hook = layer.register_forward_pre_hook(refuse)
-    try:
-        with caplog.at_level(logging.WARNING):
-            run(evaluator, expected)
-    finally:
-        hook.remove()
+    with refused(layer, refuse), caplog.at_level(logging.WARNING):
+        run(evaluator, expected)
     assert [record.message.split(" (")[0] for record in caplog.records] == [
         "Out of memory: the batches' inputs"
     ]
@@ -296,14 +298,10 @@ def test_batches_that_are_too_large_do_not_each_cost_the_cache(
         if len(args[0]) > 1:
             raise torch.OutOfMemoryError("CUDA out of memory.")
 
-    hook = layer.register_forward_pre_hook(refuse)
-    try:
-        with caplog.at_level(logging.WARNING):
-            for number in (2, 3):
-                found = evaluator.evaluate(trials()[number])
-                assert {one.sample_id: one.score for one in found} == scores[number]
-    finally:
-        hook.remove()
+    with refused(layer, refuse), caplog.at_level(logging.WARNING):
+        for number in (2, 3):
+            found = evaluator.evaluate(trials()[number])
+            assert {one.sample_id: one.score for one in found} == scores[number]
     said = [record.message for record in caplog.records]
     # Those decided in one pass, then those that generate; there are a dozen batches.
     assert sum("given up" in message for message in said) <= 2 and evaluator.num_batches == 12
