@@ -98,7 +98,7 @@ def test_the_evaluator_searches_on_prompts_spread_over_its_samples(
     inputs = [
         prompts.encode(
             processor,
-            [Image.open(samples[number].image)],
+            [[Image.open(samples[number].image)]],
             [prompts.prompt_text(processor, samples[number].question)],
         )
         for number in (0, 2, 4)

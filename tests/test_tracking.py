@@ -29,7 +29,7 @@ from vtr_ray.tracking import LINK, Tracker, log_run
 from vtr_ray.tuning.directory import Entry, RunDirectory, read_ledger, record_results
 
 pytestmark = pytest.mark.slow
-OPEN = "import sys; from vtr_ray.tracking import _Mirror; from pathlib import Path; "
+OPEN = "import sys; from vtr_ray.tracking.searches import _Mirror; from pathlib import Path; "
 OPEN += "_Mirror(Path('.'), sys.argv[1], 'at once').open()"
 
 

@@ -253,6 +253,23 @@ def evaluate(
     max_pixels: options.MaxPixels = None,
     cache: options.Cache = "4GiB",
     frames: options.Frames = 8,
+    suite: Annotated[
+        list[str] | None,
+        Option(
+            help="lmms-eval benchmarks instead, recorded in a folder and in MLflow: paper, video, embedded, "
+            "or a task's name; repeat for more"
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None, Option(min=1, help="with --suite: documents of each task, question groups kept whole")
+    ] = None,
+    responses: Annotated[
+        Path | None, Option(help="with --suite: file of known answers; default: responses.sqlite")
+    ] = None,
+    out: Annotated[
+        Path | None, Option(help="with --suite: folder of the results; default: a new one under runs/")
+    ] = None,
+    ui_port: options.UiPort = None,
     actors: options.Actors = 1,
     cpus: options.Cpus = None,
     gpus: options.Gpus = None,
@@ -261,6 +278,7 @@ def evaluate(
     from vtr_ray.commands.evaluate import StrategyOptions
     from vtr_ray.commands.evaluate import evaluate as command
     from vtr_ray.commands.inputs import DataOptions, ModelOptions, PoolOptions
+    from vtr_ray.commands.suite import SuiteOptions
     from vtr_ray.reduction import DecodeReduction
 
     chosen = ModelOptions(model, dtype, attn, batch, max_pixels, cache, frames)
@@ -270,7 +288,15 @@ def evaluate(
     )
     decode = None if decode_every is None else DecodeReduction(decode_every, decode_keep)
     pool = PoolOptions(actors, cpus, gpus)
-    command(schedules or [], chosen, data, pool, _console(), named, decode)
+    benchmarks = None
+    if suite:
+        if samples or task:
+            raise InputError("--suite asks benchmarks, --samples and --task samples; give one of them")
+        data = DataOptions()
+        benchmarks = SuiteOptions(tuple(suite), include_path, limit, out, responses, ui_port=ui_port)
+    elif limit or responses or out:
+        raise InputError("--limit, --responses and --out go with --suite; a task takes NAME:LIMIT")
+    command(schedules or [], chosen, data, pool, _console(), named, decode, benchmarks)
 
 
 @app.command()
@@ -300,6 +326,18 @@ def convert(
     from vtr_ray.commands.convert import convert as command
 
     command(source, out, _console())
+
+
+@app.command()
+def register(
+    schedule: Annotated[Path, Argument(help="a schedule file, or the run directory of a search")],
+    name: Annotated[str, Argument(help="of the model whose schedule it is, as llava-1.5-7b")],
+    alias: Annotated[str, Option(help="promote it to mlflow:NAME@ALIAS; empty: to none")] = "champion",
+) -> None:
+    """Puts a schedule into MLflow's model registry; commands then take it as mlflow:NAME@champion."""
+    from vtr_ray.commands.register import register as command
+
+    command(schedule, name, alias, _console())
 
 
 @app.command()

@@ -358,7 +358,7 @@ def test_prompts_and_targets_are_the_templates_own(loaded):
         text = prompts.prompt_text(processor, "what color ?")
         assert text == "<s><image> what color ? ASSISTANT: "
         assert prompts.target_ids(processor, "what color ?", "red blue") == red
-        ids = prompts.encode(processor, [read_image(picture(0))], [text])["input_ids"][0].tolist()
+        ids = prompts.encode(processor, [[read_image(picture(0))]], [text])["input_ids"][0].tolist()
         assert (ids.count(1), ids.count(3)) == (1, 16)
         assert len(ids) == prompts.prompt_length(processor, text) - 1 + 16
     finally:

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from vtr_ray import embedded, strategies
+from vtr_ray.commands.named import read_schedule
 from vtr_ray.efficiency.configs import read_config
 from vtr_ray.efficiency.decoder import decoder_shape
 from vtr_ray.efficiency.flops import Convention, count_flops
@@ -51,7 +52,7 @@ def _picture(text: str) -> Picture:
 def read_schedules(paths: Sequence[Path], config: Any) -> dict[str, Schedule]:
     """Schedule files by name, no reduction first. Raises InputError for one of another length."""
     layers = decoder_shape(config).layers
-    loaded = {path.stem if len(paths) == 1 else str(path): Schedule.load(path) for path in paths}
+    loaded = {path.stem if len(paths) == 1 else str(path): read_schedule(path) for path in paths}
     for path, schedule in loaded.items():
         if schedule.num_layers != layers:
             raise InputError(f"{path} has {schedule.num_layers} layers, the model {layers}.")

@@ -12,7 +12,16 @@ from rich.console import Console
 
 from vtr_ray import strategies
 from vtr_ray.commands.inputs import DataOptions, ModelOptions, PoolOptions, Samples
-from vtr_ray.commands.named import CONTROL, name_of, named_schedule
+from vtr_ray.commands.named import (
+    CONTROL,
+    REGISTERED,
+    Given,
+    given_schedule,
+    name_of,
+    named_schedule,
+    read_schedule,
+)
+from vtr_ray.commands.suite import SuiteOptions, evaluate_suite
 from vtr_ray.errors import InputError, first_line
 from vtr_ray.evaluation.outcome import Outcome
 from vtr_ray.evaluation.statistics import check_comparable
@@ -29,6 +38,17 @@ from vtr_ray.report.comparison import (
 from vtr_ray.report.live import comparing
 from vtr_ray.schedule import Ranking, Schedule
 from vtr_ray.tuning.cluster import connected
+from vtr_ray.tuning.directory import read_settings
+
+_TITLES = {
+    "gsearch": "G-Search",
+    "psigmoid": "P-Sigmoid",
+    "pareto": "Pareto",
+    "fastv": "FastV",
+    "vtw": "VTW",
+    "pyramid_drop": "PDrop",
+    "p_sigmoid": "P-Sigmoid, fixed k",
+}
 
 
 @dataclass(frozen=True)
@@ -54,17 +74,24 @@ def evaluate(
     console: Console,
     named: StrategyOptions = StrategyOptions(),
     decode: DecodeReduction | None = None,
+    suite: SuiteOptions | None = None,
 ) -> list[Row]:
     """Prints the comparison of schedule files and strategies on the held-out samples of `samples`.
 
-    decode: a second table has the same schedules with it. Gives the rows of both.
+    decode: a second table has the same schedules with it. Gives the rows of both. suite: benchmarks instead
+    of samples; gives no rows.
     """
     if not schedules and not named.names:
         raise InputError("nothing to evaluate; give schedule files, or --strategy fastv")
     if not named.random and CONTROL in named.names:
         raise InputError(f"--strategy {CONTROL} and --no-random are opposites; give one of them")
-    loaded = _files(schedules, named.names)
     layers = model.num_layers()
+    if suite is not None:
+        if decode is not None or named.find_k:
+            raise InputError("--decode-every and --find-k go with --samples or --task, not with --suite")
+        evaluate_suite(_given(schedules, named, layers), model, suite, pool_options, console)
+        return []
+    loaded = _files(schedules, named.names)
     for path, schedule in loaded.items():
         if schedule.num_layers != layers:
             raise InputError(
@@ -113,8 +140,30 @@ def _files(paths: Sequence[Path], names: Sequence[str]) -> dict[str, Schedule]:
     short = {path: path.stem for path in paths if len(paths) == 1 and path.stem not in (*names, NO_REDUCTION)}
     loaded: dict[str, Schedule] = {}
     for path in dict.fromkeys(paths):
-        _add(loaded, {short.get(path, str(path)): Schedule.load(path)})
+        _add(loaded, {short.get(path, str(path)): read_schedule(path)})
     return loaded
+
+
+def _given(paths: Sequence[Path], named: StrategyOptions, layers: int) -> dict[str, Given]:
+    """Schedules and strategies by the names that tables have of them, each followed by its control."""
+    found: dict[str, Given] = {}
+    for path in dict.fromkeys(paths):
+        given = given_schedule(path)
+        if given.schedule.num_layers != layers:
+            raise InputError(
+                f"{path} has {given.schedule.num_layers} layers, the model {layers}; search one for it"
+            )
+        command = "" if given.search is None else read_settings(given.search).command
+        title = _TITLES.get(command, str(path).removeprefix(REGISTERED) if command else path.stem)
+        found[f"{title} ({path})" if title in (*found, NO_REDUCTION) else title] = given
+    for text, schedule in _named(named, layers).items():
+        if text != "none":
+            found[_TITLES.get(text, text)] = Given(schedule)
+    if named.random:
+        schedules = {name: one.schedule for name, one in found.items()}
+        controlled = _with_controls(schedules, named.seed)
+        found = {name: found.get(name, Given(schedule)) for name, schedule in controlled.items()}
+    return found
 
 
 def _add(loaded: dict[str, Schedule], more: Mapping[str, Schedule]) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 from vtr_ray import embedded
 from vtr_ray.errors import InputError
 from vtr_ray.evaluation.documents import find_documents, load_documents
-from vtr_ray.evaluation.evaluator import EvaluatorSpec
+from vtr_ray.evaluation.evaluator import Evaluator, EvaluatorSpec
 from vtr_ray.evaluation.llava import load_llava
 from vtr_ray.evaluation.pool import EvaluatorPool, check_shares
 from vtr_ray.evaluation.prefix_cache import parse_size
@@ -85,10 +85,11 @@ class PoolOptions:
         decode: DecodeReduction | None = None,
         *,
         say: Callable[[str], object],
+        kind: type[Evaluator] = Evaluator,
     ) -> EvaluatorPool:
         """Starts the actors, after one download of the model per node. Ray must be connected.
 
-        decode: answers are written under it. say: takes a line that an actor warned of.
+        decode: answers are written under it. say: takes a line that an actor warned of. kind: of evaluator.
         """
         cpus, gpus = fair_share(self.actors)
         cpus = cpus if self.cpus is None else self.cpus
@@ -105,6 +106,7 @@ class PoolOptions:
             max_pixels=model.max_pixels,
             cache=parse_size(model.cache),
             decode=decode,
+            kind=kind,
         ).build
         return EvaluatorPool(
             factory,

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from vtr_ray import strategies
 from vtr_ray.errors import InputError
 from vtr_ray.schedule import Schedule
+from vtr_ray.store import default_uri
+from vtr_ray.tuning.directory import SCHEDULE, SEARCH
+
+REGISTERED = "mlflow:"
 
 _MAKERS: dict[str, Callable[..., Schedule]] = {
     name: getattr(strategies, name) for name in ("none", "fastv", "vtw", "pyramid_drop", "p_sigmoid")
@@ -54,8 +59,44 @@ def named_schedule(text: str, num_layers: int, memory_cost: float | None = None)
     return maker(num_layers, **options)
 
 
+@dataclass(frozen=True)
+class Given:
+    """A schedule to use, and the run directory of the search that found it; None: it names none."""
+
+    schedule: Schedule
+    search: str | None = None
+
+
+def read_schedule(text: str | Path) -> Schedule:
+    """The schedule of a file, of a run directory, or at `mlflow:NAME@ALIAS` in MLflow's registry.
+
+    Raises:
+        InputError: none of these.
+    """
+    return given_schedule(text).schedule
+
+
+def given_schedule(text: str | Path) -> Given:
+    """As `read_schedule`, with the run directory that the schedule lies in."""
+    if str(text).startswith(REGISTERED):
+        from vtr_ray.commands.searching import home
+        from vtr_ray.tracking import registered_schedule
+
+        return Given(registered_schedule(str(text), default_uri(home())))
+    path = Path(text)
+    if path.is_dir():
+        path = path / SCHEDULE
+        if not path.is_file():
+            raise InputError(
+                f"{path.parent} has no {SCHEDULE}; its search is not finished, or is of no schedule"
+            )
+    found = Schedule.load(path)
+    search = path.parent / SEARCH
+    return Given(found, str(path.parent.absolute()) if path.name == SCHEDULE and search.is_file() else None)
+
+
 def schedule_of(text: str, num_layers: int) -> Schedule:
-    """The schedule of a strategy as `named_schedule` takes it, or of a schedule file.
+    """The schedule of a strategy as `named_schedule` takes it, or as `read_schedule` does.
 
     Raises:
         InputError: neither of both, the random control, a file with another number of layers.
@@ -63,11 +104,11 @@ def schedule_of(text: str, num_layers: int) -> Schedule:
     name = text.partition(":")[0]
     if name in _MAKERS:
         return named_schedule(text, num_layers)
-    if not Path(text).is_file():
+    if not Path(text).exists() and not text.startswith(REGISTERED):
         raise InputError(
             f"{text!r} is no strategy ({', '.join(_MAKERS)}) and no schedule file; write fastv:0.875"
         )
-    schedule = Schedule.load(text)
+    schedule = read_schedule(text)
     if schedule.num_layers != num_layers:
         raise InputError(
             f"{text} has {schedule.num_layers} layers, the model {num_layers}; search one for it"

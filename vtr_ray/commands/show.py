@@ -8,8 +8,8 @@ from rich.console import Console
 from rich.table import Table
 
 from vtr_ray.commands.costs import cost_lines
+from vtr_ray.commands.named import read_schedule
 from vtr_ray.report.curve import draw_curve
-from vtr_ray.schedule import Schedule
 from vtr_ray.search.fit import fit_p_sigmoid
 
 
@@ -23,7 +23,7 @@ def show(
     console: Console,
 ) -> None:
     """Prints ranking, memory cost and rates; on request counts, FLOPs, P-Sigmoid's fit, a figure."""
-    loaded = Schedule.load(path)
+    loaded = read_schedule(path)
     console.print(
         f"{loaded.num_layers} layers, memory cost {loaded.memory_cost:.3f}, {loaded.ranking} ranking"
     )

@@ -8,13 +8,12 @@ from itertools import groupby
 from typing import Any
 
 import torch
-from PIL import Image
 from torch import Tensor, nn
 
 from vtr_ray.errors import InputError
 from vtr_ray.evaluation import prompts
 from vtr_ray.evaluation.samples import Sample
-from vtr_ray.evaluation.video import Clip, read
+from vtr_ray.evaluation.video import Seen, read
 from vtr_ray.models import encode, family_of, model_inputs
 
 IGNORED = -100
@@ -82,14 +81,22 @@ def _mapped(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
 
 
 def form_batches(
-    exact: Sequence[bool], lengths: Sequence[int], batch_size: int, videos: Sequence[bool] | None = None
+    exact: Sequence[bool],
+    lengths: Sequence[int],
+    batch_size: int,
+    videos: Sequence[bool] | None = None,
+    sources: Sequence[str] | None = None,
 ) -> list[tuple[int, ...]]:
     """Indices of samples, batch by batch: those decided in one pass apart from those that generate, images
     apart from videos, similar lengths together, ties in the order of the samples. Depends on nothing else.
-    """
 
-    def kind(index: int) -> tuple[bool, bool]:
-        return not exact[index], bool(videos and videos[index])
+    sources: where given, no batch has samples of two of them, and they come in their order.
+    """
+    places = {name: place for place, name in enumerate(dict.fromkeys(sources or ()))}
+
+    def kind(index: int) -> tuple[int, bool, bool]:
+        place = places[sources[index]] if sources else 0
+        return place, not exact[index], bool(videos and videos[index])
 
     order = sorted(range(len(lengths)), key=lambda index: (kind(index), lengths[index], index))
     batches: list[tuple[int, ...]] = []
@@ -115,7 +122,7 @@ def build(
     max_pixels: larger images are shrunk to it.
     Raises InputError where an image or a video cannot be read any more.
     """
-    seen: list[Image.Image | Clip] = []
+    seen: list[Seen] = []
     for sample in samples:
         try:
             seen.append(read(sample.image, max_pixels))
@@ -124,7 +131,12 @@ def build(
                 f"sample {sample.id}: its {sample.kind} cannot be read any more: {error}"
             ) from error
     device = model.get_input_embeddings().weight.device  # type: ignore[operator]
-    texts = [prompts.prompt_text(processor, sample.question, sample.is_video) for sample in samples]
+    texts = [
+        prompts.prompt_text(processor, sample.question, sample.is_video, images=len(one))
+        if isinstance(one, list)
+        else prompts.prompt_text(processor, sample.question, video=True)
+        for sample, one in zip(samples, seen, strict=True)
+    ]
     inputs = prompts.encode(processor, seen, texts)
     seconds = inputs.get("second_per_grid_ts")  # positions, which half precision would move
     inputs = inputs.to(device, dtype=model.dtype)

@@ -20,7 +20,7 @@ from vtr_ray.evaluation.greedy import arg_max, greedy
 from vtr_ray.evaluation.outcome import NOT_A_NUMBER, Outcome
 from vtr_ray.evaluation.prefix_cache import DEFAULT_LIMIT, PrefixCache
 from vtr_ray.evaluation.samples import Sample, SampleSet
-from vtr_ray.evaluation.video import blank, read, seen_size
+from vtr_ray.evaluation.video import Size, blank, read, seen_size
 from vtr_ray.models import family_of, fetch_model, load_model
 from vtr_ray.reduction import DecodeReduction, reduce_vision_tokens
 from vtr_ray.reduction.kinds import layer_kinds
@@ -84,16 +84,23 @@ class Evaluator:
             for sample, exact in zip(samples, self._exact, strict=True)
         ]
         self._lengths = [
-            vision + text + len(target)
-            for target, (vision, text) in zip(self._targets, self._counts, strict=True)
+            tokens + len(target) for target, tokens in zip(self._targets, self._prompt_lengths(), strict=True)
         ]
-        videos = [sample.is_video for sample in samples]
-        self._parts = [[batch] for batch in form_batches(self._exact, self._lengths, batch_size, videos)]
+        self._parts = [[batch] for batch in self._formed()]
         self._tensors: dict[tuple[int, ...], Tensors] = {}
         free = torch.cuda.mem_get_info(model.device)[0] if model.device.type == "cuda" else 0
         self._device_budget = int(_KEEP_SHARE * free)
         self.prefixes = PrefixCache(cache if capturable(model) and decode is None else 0, model.device)
         self._drafts: dict[int, tuple[float, list[int]]] = {}  # by sample: best score, its tokens
+
+    def _prompt_lengths(self) -> list[int]:
+        """Tokens of each sample's prompt, by which batches are formed."""
+        return [vision + text for vision, text in self._counts]
+
+    def _formed(self) -> list[tuple[int, ...]]:
+        """The batches: indices of samples."""
+        videos = [sample.is_video for sample in self.samples]
+        return form_batches(self._exact, self._lengths, self.batch_size, videos)
 
     @property
     def num_batches(self) -> int:
@@ -113,13 +120,18 @@ class Evaluator:
     @cached_property
     def _counts(self) -> list[tuple[int, int]]:
         """Vision and text tokens of each sample's prompt."""
+        return self._counted(self.samples.samples)
+
+    def _counted(self, samples: Sequence[Sample]) -> list[tuple[int, int]]:
+        """Vision and text tokens of the samples' prompts."""
         # The processor decides by the size, so one image or video of each size is enough.
         family = family_of(self.model)
-        known: dict[tuple[int, ...], tuple[int, int]] = {}
+        known: dict[Size, tuple[int, int]] = {}
         counts = []
-        for sample in self.samples:
+        for sample in samples:
             size = seen_size(sample.image, self._max_pixels)
-            text = prompts.prompt_text(self.processor, sample.question, sample.is_video)
+            images = 1 if sample.is_video else len(size)
+            text = prompts.prompt_text(self.processor, sample.question, sample.is_video, images)
             length = prompts.prompt_length(self.processor, text)
             if size not in known:
                 ids = prompts.encode(self.processor, [blank(size)], [text])["input_ids"]
@@ -399,7 +411,8 @@ class EvaluatorSpec:
 
     model, dtype, attn, device: as `load_model` takes them.
     samples: a set, or what gives one where it is built (`functools.partial(load_tasks, NAMES, FOLDER)`).
-    threads: of torch in the process that builds; None: as they are. The rest: as `Evaluator` takes it.
+    threads: of torch in the process that builds; None: as they are. kind: what is built; the rest: as it
+        takes it.
     """
 
     model: str
@@ -413,6 +426,7 @@ class EvaluatorSpec:
     max_pixels: int | None = None
     cache: int = DEFAULT_LIMIT
     decode: DecodeReduction | None = None
+    kind: type[Evaluator] = Evaluator
 
     def build(self) -> Evaluator:
         """Load the model and the samples. Raises InputError as they do.
@@ -424,7 +438,7 @@ class EvaluatorSpec:
         samples = self.samples if isinstance(self.samples, SampleSet) else self.samples()
         fetch_model(self.model)
         model, processor = load_model(self.model, dtype=self.dtype, attn=self.attn, device=self.device)
-        return Evaluator(
+        return self.kind(
             model,
             processor,
             samples,

@@ -89,7 +89,11 @@ class PoolClient:
         return asked[ready[0]]
 
     def evaluate(
-        self, schedule: Schedule, batches: Sequence[int] | None = None, enough: Enough | None = None
+        self,
+        schedule: Schedule,
+        batches: Sequence[int] | None = None,
+        enough: Enough | None = None,
+        on_outcomes: Callable[[list[Outcome]], None] | None = None,
     ) -> list[Outcome]:
         """Outcomes of the samples in `batches` (None: all), in the order one evaluator gives them.
 
@@ -99,21 +103,33 @@ class PoolClient:
         enough: asked whenever batches are done, with the outcomes of all batches before the first that is
         not, so that they do not depend on who was quick, and the number of the other samples (of all, so
         without `batches`). When it says yes, no more are dealt and the outcomes so far are returned.
+        on_outcomes: takes outcomes as soon as their batches are done, in any order, each once.
         Raises InputError where the evaluator does, Stopped when processes end again and again, or when
         none has lived for a quarter of an hour.
         """
         chosen = list(range(self.num_batches)) if batches is None else list(batches)
         if self._crew is None:
             self._crew = RayCrew(self.actors)
+        told: set[int] = set()
+
+        def tell(done: Mapping[int, list[Outcome]]) -> None:
+            new = [batch for batch in done if batch not in told]
+            told.update(new)
+            if on_outcomes is not None and new:
+                on_outcomes([outcome for batch in new for outcome in done[batch]])
+
+        def asked(deal: dealing.Deal) -> bool:
+            tell(deal.done)
+            return enough is not None and self._has(enough, deal)
+
         try:
-            done = dealing.evaluate(
-                self._speeds, self._crew.begin(schedule), chosen, enough and self._asking(enough)
-            )
+            done = dealing.evaluate(self._speeds, self._crew.begin(schedule), chosen, asked)
         except dealing.TooManyLosses as error:
             raise dealing.TooManyLosses(f"{error}; {_MEMORY}") from None
         finally:
             self.heard(self._crew.warnings)
             self._crew.warnings = []
+        tell(done)
         return [outcome for batch in chosen for outcome in done.get(batch, ())]
 
     def heard(self, notices: Sequence[str]) -> None:
@@ -125,13 +141,10 @@ class PoolClient:
         notices, self._notices = self._notices, []
         return notices
 
-    def _asking(self, enough: Enough) -> Callable[[dealing.Deal], bool]:
-        def asked(deal: dealing.Deal) -> bool:
-            first = itertools.takewhile(deal.done.__contains__, itertools.count())
-            outcomes = [outcome for batch in first for outcome in deal.done[batch]]
-            return enough(outcomes, self.num_samples - len(outcomes))
-
-        return asked
+    def _has(self, enough: Enough, deal: dealing.Deal) -> bool:
+        first = itertools.takewhile(deal.done.__contains__, itertools.count())
+        outcomes = [outcome for batch in first for outcome in deal.done[batch]]
+        return enough(outcomes, self.num_samples - len(outcomes))
 
     def pids(self) -> list[int]:
         """Process ids of the actors."""

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from PIL import Image
-
 from vtr_ray.errors import InputError
-from vtr_ray.evaluation.video import Clip
+from vtr_ray.evaluation.video import Clip, Seen
 
 FALLBACK = "USER: {place}\n{question} ASSISTANT:"
 """LLaVA-1.5's prompt, for processors without a chat template."""
+
+PLACE = "<image>"
 
 
 def check_video(processor: Any) -> None:
@@ -23,12 +23,15 @@ def check_video(processor: Any) -> None:
         raise InputError(f"the chat template of this {name} writes no {processor.video_token} for a video")
 
 
-def prompt_text(processor: Any, question: str, video: bool = False) -> str:
-    """The prompt of one question about one image or video, whose placeholder is in it once."""
+def prompt_text(processor: Any, question: str, video: bool = False, images: int = 1) -> str:
+    """The prompt of one question about images or a video, with one placeholder each.
+
+    Images stand before the question, or where it says `<image>` as often as there are images.
+    """
     if _template(processor) is None:
-        place = processor.video_token if video else "<image>"
+        place = processor.video_token if video else "\n".join([PLACE] * images)
         return FALLBACK.format(place=place, question=question)
-    return _render(processor, [_user(question, video)], add_generation_prompt=True)
+    return _render(processor, [_user(question, video, images)], add_generation_prompt=True)
 
 
 def target_ids(processor: Any, question: str, answer: str, video: bool = False) -> list[int]:
@@ -63,8 +66,8 @@ def prompt_length(processor: Any, text: str) -> int:
     return len(processor.tokenizer(text, add_special_tokens=_adds_specials(processor, text))["input_ids"])
 
 
-def encode(processor: Any, seen: Sequence[Image.Image | Clip], texts: Sequence[str]) -> Any:
-    """The processor's inputs, one image or video and one prompt a row, padded; one placeholder a token.
+def encode(processor: Any, seen: Sequence[Seen], texts: Sequence[str]) -> Any:
+    """The processor's inputs, a prompt and its images or its video a row, padded; one placeholder a token.
 
     All rows have images or all have videos: some processors put both under one name.
     """
@@ -76,8 +79,7 @@ def encode(processor: Any, seen: Sequence[Image.Image | Clip], texts: Sequence[s
     }
     clips = [one for one in seen if isinstance(one, Clip)]
     if not clips:
-        nested = [[image] for image in seen]  # some processors take a flat list for one row's
-        return processor(images=nested, **options)
+        return processor(images=list(seen), **options)  # nested: some take a flat list for one row's
     # The frames are chosen already. Processors write into what they are given, hence the copies.
     metadata = [{**clip.metadata, "frames_indices": list(clip.metadata["frames_indices"])} for clip in clips]
     videos = [clip.pixels for clip in clips]
@@ -90,9 +92,16 @@ def _adds_specials(processor: Any, text: str) -> bool:
     return begin is None or not text.startswith(begin)
 
 
-def _user(question: str, video: bool) -> dict[str, Any]:
-    kind = "video" if video else "image"
-    return {"role": "user", "content": [{"type": kind}, {"type": "text", "text": question}]}
+def _user(question: str, video: bool, images: int = 1) -> dict[str, Any]:
+    kind, count = ("video", 1) if video else ("image", images)
+    texts = question.split(PLACE)
+    if video or len(texts) - 1 != count:
+        content = [{"type": kind}] * count + [{"type": "text", "text": "".join(texts)}]
+        return {"role": "user", "content": content}
+    content = [{"type": "text", "text": texts[0]}]
+    for text in texts[1:]:
+        content += [{"type": kind}, {"type": "text", "text": text}]
+    return {"role": "user", "content": [part for part in content if part.get("text") != ""]}
 
 
 def _template(processor: Any) -> str | None:

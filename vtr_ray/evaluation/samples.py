@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 from PIL import Image, ImageFile
 
@@ -40,13 +40,21 @@ class Video:
     rate: float = FRAME_RATE
 
 
+@runtime_checkable
+class Pictures(Protocol):
+    """The images of one question, read when they are needed. Pickles."""
+
+    def pictures(self) -> list[Image.Image]:
+        """All of them, decoded, RGB, in their order; at least one."""
+
+
 @dataclass(frozen=True)
 class Sample:
-    """One image or video, one question, and how its answer is judged. Pickles.
+    """Images or a video, one question, and how its answer is judged. Pickles.
 
     id: unique within a set.
     source: the task, or the top folder of the image's path.
-    image: a path, or the bytes of an encoded image; or a video.
+    image: a path, or the bytes of an encoded image; a video; or several images (`Pictures`).
     answers: what counts as right; the first is the target of an exact match.
     exact: judged by exact match of one token sequence (`answers[0]`, end token included), so that one
         forward pass decides. Otherwise the sample generates and `judge` scores the answer.
@@ -59,7 +67,7 @@ class Sample:
 
     id: str
     source: str
-    image: Path | bytes | Video = field(repr=False)
+    image: Path | bytes | Video | Pictures = field(repr=False)
     question: str
     answers: tuple[str, ...]
     exact: bool = True
@@ -196,9 +204,13 @@ def read_image(image: Path | bytes, max_pixels: int | None = None) -> Image.Imag
     Raises OSError (or what else PIL raises) where it cannot be decoded.
     """
     with whole_images_only(), Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
-        size = shrunk(opened.size, max_pixels)
-        whole = opened.convert("RGB")
-        return whole if whole.size == size else whole.resize(size, Image.Resampling.BICUBIC)
+        return shrunk_image(opened.convert("RGB"), max_pixels)
+
+
+def shrunk_image(image: Image.Image, max_pixels: int | None) -> Image.Image:
+    """The image, shrunk to `max_pixels` where it has more."""
+    size = shrunk(image.size, max_pixels)
+    return image if image.size == size else image.resize(size, Image.Resampling.BICUBIC)
 
 
 def image_size(image: Path | bytes, max_pixels: int | None = None) -> tuple[int, int]:

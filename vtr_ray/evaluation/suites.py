@@ -15,7 +15,7 @@ from typing import Any
 
 from PIL import Image
 
-from vtr_ray.errors import InputError
+from vtr_ray.errors import InputError, first_line
 from vtr_ray.evaluation.outcome import Outcome
 from vtr_ray.evaluation.samples import FRAMES, Sample, SampleSet, Skipped, Video, whole_images_only
 from vtr_ray.evaluation.video import open_video, read_video, video_digest
@@ -38,7 +38,7 @@ class TaskJudge:
 
     def __call__(self, answer: str) -> float:
         """Score in [0, 1]. Raises InputError where the task's metric is something else."""
-        task = _load_task(self.include, self.task)
+        task = load_task(self.include, self.task)
         return _as_score(_results(task, self.document, answer), self.metric, self.task)
 
     def names(self) -> tuple[str, str]:
@@ -46,9 +46,10 @@ class TaskJudge:
         return self.task, self.metric
 
 
-def task_names(include: str | Path | None) -> list[str]:
-    """Names of the tasks under a folder; None: lmms-eval's own (3.5 s)."""
-    return list(_manager(None if include is None else str(include)).all_subtasks)
+def task_names(include: str | Path | None, groups: bool = False) -> list[str]:
+    """Names of the tasks under a folder; None: lmms-eval's own (3.5 s). groups: of groups, too."""
+    manager = _manager(None if include is None else str(include))
+    return list(manager.task_index if groups else manager.all_subtasks)
 
 
 def load_tasks(
@@ -76,7 +77,7 @@ def load_tasks(
 
 
 def _load(include: str | None, name: str, score: str | None, limit: int | None, frames: int) -> SampleSet:
-    task = _load_task(include, name)
+    task = load_task(include, name)
     _check_kind(task, name)
     metadata = _metadata(task)
     metric = score or metadata.get("score") or _only_metric(task, name)
@@ -125,7 +126,7 @@ def spread_documents(total: int, limit: int | None) -> list[int]:
 
 def task_metrics(name: str, include: str | Path | None = None) -> list[str]:
     """Names of a task's metrics. Raises InputError: unknown task, missing data."""
-    return list(_load_task(None if include is None else str(include), name).aggregation())
+    return list(load_task(None if include is None else str(include), name).aggregation())
 
 
 def _check_kind(task: Any, name: str) -> None:
@@ -182,7 +183,7 @@ def figure_tasks(samples: Iterable[Sample]) -> list[str]:
     judges = {
         sample.source: sample.judge for sample in samples if isinstance(sample.judge, TaskJudge)
     }  # one of each task
-    return [name for name, judge in judges.items() if _aggregations(_load_task(judge.include, judge.task))]
+    return [name for name, judge in judges.items() if _aggregations(load_task(judge.include, judge.task))]
 
 
 def with_answers(load: Callable[[], SampleSet]) -> SampleSet:
@@ -221,7 +222,7 @@ def task_figures(samples: Iterable[Sample], outcomes: Iterable[Outcome]) -> dict
         answer = answers[sample.id]
         if answer is None:
             raise ValueError(f"sample {sample.id} has no answer; evaluate with teacher_forcing=False")
-        task = _load_task(sample.judge.include, sample.judge.task)
+        task = load_task(sample.judge.include, sample.judge.task)
         results = _results(task, sample.document, answer)
         collected.setdefault((sample.judge.include, sample.judge.task), []).append((sample.document, results))
     figures: dict[str, dict[str, float]] = {}
@@ -229,7 +230,7 @@ def task_figures(samples: Iterable[Sample], outcomes: Iterable[Outcome]) -> dict
         ordered = [results for _, results in sorted(results_by_document, key=lambda pair: pair[0])]
         figures[name] = {
             metric: float(aggregate([results[metric] for results in ordered if metric in results]))
-            for metric, aggregate in _load_task(include, name).aggregation().items()
+            for metric, aggregate in load_task(include, name).aggregation().items()
             # Those that take `args` write submission files.
             if "args" not in inspect.signature(aggregate).parameters
             and any(metric in results for results in ordered)
@@ -310,18 +311,43 @@ def _import_lmms_eval() -> None:
 
 
 @lru_cache(maxsize=64)
-def _load_task(include: str | None, name: str) -> Any:
+def load_task(include: str | None, name: str) -> Any:
+    """lmms-eval's own object of a task; include: folder of its YAML, None: lmms-eval's own.
+
+    Raises:
+        InputError: no such task or folder, a group's name, data that is not here.
+    """
     manager = _manager(include)
     if name not in manager.all_subtasks:
         raise InputError(_unknown(manager, name))
-    _check_files(manager.task_index[name]["yaml_path"], name)
+    return _loaded(manager, name)[name]
+
+
+@lru_cache(maxsize=64)
+def load_tree(include: str | None, name: str) -> dict[Any, Any]:
+    """Tasks of a group by name, groups as lmms-eval nests them; of a task: itself.
+
+    Raises:
+        InputError: as `load_task`.
+    """
+    manager = _manager(include)
+    if name in manager.all_subtasks:
+        return {name: load_task(include, name)}
+    if name not in manager.task_index:
+        raise InputError(_unknown(manager, name))
+    return _loaded(manager, name)
+
+
+def _loaded(manager: Any, name: str) -> dict[Any, Any]:
+    _check_data(manager, name)
     import datasets
     from tenacity import RetryError
 
     bars = not datasets.are_progress_bars_disabled()
     datasets.disable_progress_bars()
     try:
-        return manager.load_task_or_group(name)[name]
+        tree: dict[Any, Any] = manager.load_task_or_group(name)
+        return tree
     except RetryError as error:
         cause = error.last_attempt.exception()
         raise InputError(f"task {name}: its data cannot be loaded: {cause}") from error
@@ -338,15 +364,46 @@ def _unknown(manager: Any, name: str) -> str:
     return f"unknown task {name!r}; known are: {known}{', ...' * (len(names) > 20)}"
 
 
-def _check_files(yaml_path: str, name: str) -> None:
-    """Raise InputError for a missing local file: lmms-eval would look for it five times in eight seconds."""
+def _check_data(manager: Any, name: str) -> None:
+    """Raise InputError for data that is not here: lmms-eval would look for it five times in eight seconds."""
     from lmms_eval.utils import load_yaml_config
 
-    config = load_yaml_config(yaml_path, mode="simple")
-    if config.get("dataset_path") not in {"parquet", "json", "csv", "arrow"}:
+    place = manager.task_index[name]["yaml_path"]
+    if place == -1:  # a tag: tasks that say so themselves
+        parts = manager.task_index[name]["task"]
+        config: dict[str, Any] = {}
+    else:
+        config = load_yaml_config(place, mode="simple")
+        parts = config.get("task")
+    if isinstance(parts, list):
+        for part in parts:
+            if isinstance(part, str) and part in manager.task_index:
+                _check_data(manager, part)
+        return
+    path = config.get("dataset_path")
+    if path not in {"parquet", "json", "csv", "arrow"}:
+        if isinstance(path, str) and not Path(path).exists():
+            _check_hub(path, name)
         return
     files = (config.get("dataset_kwargs") or {}).get("data_files") or {}
     for value in files.values() if isinstance(files, Mapping) else [files]:
         for file in value if isinstance(value, list) else [value]:
-            if "*" not in file and "://" not in file and not (Path(yaml_path).parent / file).is_file():
-                raise InputError(f"task {name}: data file {file} named in {yaml_path} does not exist")
+            if "*" not in file and "://" not in file and not (Path(place).parent / file).is_file():
+                raise InputError(f"task {name}: data file {file} named in {place} does not exist")
+
+
+@lru_cache(maxsize=64)
+def _check_hub(path: str, name: str) -> None:
+    """Refuse a hub data set that is neither here nor to be had now, and name what fetches it."""
+    from huggingface_hub import HfApi, constants
+
+    cached = Path(constants.HF_HUB_CACHE) / f"datasets--{path.replace('/', '--')}" / "snapshots"
+    if cached.is_dir():
+        return
+    try:
+        HfApi().dataset_info(path, timeout=10)
+    except Exception as error:  # whatever its transport raises
+        raise InputError(
+            f"task {name}: its data is not on this machine and the hub does not give it "
+            f"({first_line(error)}); fetch it with: hf download --repo-type dataset {path}"
+        ) from None

@@ -1,4 +1,4 @@
-"""Videos of samples: a file or a list of frames, of which uniformly spread ones are read."""
+"""What a sample shows: images, or a video's file or list of frames, of which spread ones are read."""
 
 from __future__ import annotations
 
@@ -13,7 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vtr_ray.evaluation.samples import FRAME_RATE, FRAMES, Video, image_size, read_image, shrunk
+from vtr_ray.evaluation.samples import (
+    FRAME_RATE,
+    FRAMES,
+    Pictures,
+    Video,
+    image_size,
+    read_image,
+    shrunk,
+    shrunk_image,
+)
 
 
 @dataclass(frozen=True)
@@ -26,6 +35,11 @@ class Clip:
 
     pixels: NDArray[np.uint8]
     metadata: dict[str, Any]
+
+
+Seen = list[Image.Image] | Clip
+Size = tuple[int, int, int] | tuple[tuple[int, int], ...]
+"""Width, height and frames of a clip; or width and height of each image."""
 
 
 def open_video(path: Path, frames: int = FRAMES, rate: float = FRAME_RATE) -> Video:
@@ -49,23 +63,29 @@ def _by_number(file: Path) -> list[tuple[int, str]]:
     return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", file.name)]
 
 
-def read(seen: Path | bytes | Video, max_pixels: int | None = None) -> Image.Image | Clip:
-    """A sample's image or clip. Raises as `read_image` and `read_video` do."""
-    return read_video(seen, max_pixels) if isinstance(seen, Video) else read_image(seen, max_pixels)
+def read(seen: Path | bytes | Video | Pictures, max_pixels: int | None = None) -> Seen:
+    """A sample's images or clip. Raises as `read_image` and `read_video` do."""
+    if isinstance(seen, Video):
+        return read_video(seen, max_pixels)
+    if isinstance(seen, Path | bytes):
+        return [read_image(seen, max_pixels)]
+    return [shrunk_image(image, max_pixels) for image in seen.pictures()]
 
 
-def seen_size(seen: Path | bytes | Video, max_pixels: int | None = None) -> tuple[int, ...]:
-    """Width, height and, of a video, frames that `read` gives, from the header: it decides the tokens."""
+def seen_size(seen: Path | bytes | Video | Pictures, max_pixels: int | None = None) -> Size:
+    """Size of what `read` gives, from the header where there is one: it decides the tokens."""
     if isinstance(seen, Video):
         return (*video_size(seen, max_pixels), seen.frames)
-    return image_size(seen, max_pixels)
+    if isinstance(seen, Path | bytes):
+        return (image_size(seen, max_pixels),)
+    return tuple(shrunk(image.size, max_pixels) for image in seen.pictures())
 
 
-def blank(size: tuple[int, ...]) -> Image.Image | Clip:
-    """A black image or clip of that `seen_size`."""
-    if len(size) == 2:
-        return Image.new("RGB", size)
-    width, height, frames = size
+def blank(size: Size) -> Seen:
+    """Black images or a black clip of that `seen_size`."""
+    if not isinstance(size[0], int):
+        return [Image.new("RGB", one) for one in size if not isinstance(one, int)]
+    width, height, frames = (one for one in size if isinstance(one, int))
     return Clip(np.zeros((frames, height, width, 3), np.uint8), _metadata(frames, FRAME_RATE, range(frames)))
 
 

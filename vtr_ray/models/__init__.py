@@ -3,7 +3,7 @@
 from vtr_ray.models.caches import CACHE, cache_of, given_cache
 from vtr_ray.models.families import Family, family_of, supported
 from vtr_ray.models.features import Features, embed, encode, encode_images, model_inputs
-from vtr_ray.models.loading import fetch_model, load_config, load_model
+from vtr_ray.models.loading import fetch_model, load_config, load_model, revision_of
 
 __all__ = [
     "CACHE",
@@ -19,5 +19,6 @@ __all__ = [
     "load_config",
     "load_model",
     "model_inputs",
+    "revision_of",
     "supported",
 ]

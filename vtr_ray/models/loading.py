@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import hashlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
@@ -102,6 +103,24 @@ def _fetch(path: str) -> None:
             snapshot_download(path, allow_patterns=wanted, local_files_only=True)
         except Exception:
             raise InputError(f"Cannot download {path!r}: {first_line(error)}") from None
+
+
+def revision_of(path: str) -> str:
+    """What tells one state of a checkpoint from another: a hub's commit; of a directory a digest of its
+    configuration and of its weights' names, sizes and times."""
+    if not Path(path).exists():
+        from huggingface_hub import try_to_load_from_cache
+
+        found = try_to_load_from_cache(path, "config.json")
+        return Path(found).parent.name if isinstance(found, str) else ""
+    digest = hashlib.sha256()
+    for file in sorted(Path(path).iterdir()):
+        if file.suffix in (".json", ".jinja"):
+            digest.update(file.name.encode() + file.read_bytes())
+        elif file.suffix in (".safetensors", ".bin"):
+            stat = file.stat()
+            digest.update(f"{file.name} {stat.st_size} {stat.st_mtime_ns}".encode())
+    return digest.hexdigest()[:16]
 
 
 @contextmanager

@@ -7,7 +7,6 @@ running search, a resumed one, and one whose MLflow was away.
 from __future__ import annotations
 
 import json
-import os
 import sys
 import time
 from collections.abc import Callable, Mapping
@@ -15,7 +14,8 @@ from pathlib import Path
 from typing import Any, Self
 
 from vtr_ray.errors import InputError
-from vtr_ray.store import alone, default_uri, sqlite_folder
+from vtr_ray.store import default_uri
+from vtr_ray.tracking.client import client_of, experiment_of, key_of, send_metrics, send_params
 from vtr_ray.tuning.background import Mirroring, first_line
 from vtr_ray.tuning.directory import (
     FRONT,
@@ -33,19 +33,6 @@ from vtr_ray.tuning.facts import Fact, curve_facts, final_facts, parameters, tri
 EXPERIMENT = "vtr-ray"
 LINK = "mlflow.json"  # in the run directory: where its parent run is
 _SEARCH_TAG, _LAYER_TAG, _PARENT_TAG = "vtr_ray.search", "vtr_ray.layer", "mlflow.parentRunId"
-_KIND = {"mlflow.experimentKind": "custom_model_development"}  # else the UI opens on traces and prompts
-_MAX_PARAMS, _MAX_METRICS = 100, 1000  # of one log_batch
-_ENVIRONMENT = {
-    # An outage must cost seconds. A request that failed is made again by the next look at the directory.
-    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "1",
-    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
-    "MLFLOW_HTTP_REQUEST_BACKOFF_FACTOR": "1",
-    "MLFLOW_DISABLE_TELEMETRY": "true",
-    "MLFLOW_LOGGING_LEVEL": "ERROR",
-    "MLFLOW_TRUNCATE_LONG_VALUES": "true",
-    "MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT": "true",
-    "GIT_PYTHON_REFRESH": "quiet",
-}
 
 
 def log_run(run_dir: str | Path, uri: str | None = None, experiment: str = EXPERIMENT) -> str:
@@ -157,17 +144,8 @@ class _Mirror:
         """Reach the store, create it where it is a new file, and the experiment in it."""
         if self.experiment_id:
             return
-        client = _client(self._uri)
-        with alone(self._uri):
-            found = client.get_experiment_by_name(self._experiment)
-            if found is None:
-                where = sqlite_folder(self._uri)
-                location = (where / "mlartifacts").as_uri() if where is not None else None
-                self.experiment_id = client.create_experiment(
-                    self._experiment, artifact_location=location, tags=_KIND
-                )
-            else:
-                self.experiment_id = found.experiment_id
+        client = client_of(self._uri)
+        self.experiment_id = experiment_of(client, self._uri, self._experiment)
         self._client = client
 
     def log(self, final: bool, status: str | None = None) -> str:
@@ -292,25 +270,14 @@ class _Mirror:
 
     def _log_finals(self, parent: str, entries: list[Entry]) -> None:
         facts = final_facts(self._path, entries)
-        self._send(parent, [fact for fact in facts if self._values.get(_key(fact.name)) != fact.value])
-        self._values.update({_key(fact.name): fact.value for fact in facts})
+        self._send(parent, [fact for fact in facts if self._values.get(key_of(fact.name)) != fact.value])
+        self._values.update({key_of(fact.name): fact.value for fact in facts})
 
     def _send(self, run: str, facts: list[Fact]) -> None:
-        from mlflow.entities import Metric
-
-        batch = [
-            Metric(_key(fact.name), float(fact.value), int(fact.time * 1000), fact.step) for fact in facts
-        ]
-        for start in range(0, len(batch), _MAX_METRICS):
-            self._client.log_batch(run, metrics=batch[start : start + _MAX_METRICS])
+        send_metrics(self._client, run, facts)
 
     def _log_params(self, run: str, params: Mapping[str, str], there: Mapping[str, str]) -> None:
-        from mlflow.entities import Param
-
-        named = {_key(name): value for name, value in params.items()}
-        batch = [Param(name, value) for name, value in named.items() if name not in there]
-        for start in range(0, len(batch), _MAX_PARAMS):
-            self._client.log_batch(run, params=batch[start : start + _MAX_PARAMS])
+        send_params(self._client, run, params, there)
 
     def _log_files(self, parent: str, names: list[str]) -> None:
         for file in (self._path / name for name in names):  # an absolute name stays what it is
@@ -325,24 +292,3 @@ class _Mirror:
         if run not in self._ended:
             self._client.set_terminated(run, status, int(when * 1000))
             self._ended.add(run)
-
-
-def _client(uri: str) -> Any:
-    """MLflow's client, its import (2.6 s) included, without its noise."""
-    import logging
-
-    for name, value in _ENVIRONMENT.items():
-        os.environ.setdefault(name, value)
-    from mlflow import MlflowClient
-
-    for name in ("mlflow", "alembic", "urllib3.connectionpool"):
-        logging.getLogger(name).setLevel(logging.ERROR)
-    with alone(uri):
-        client = MlflowClient(tracking_uri=uri)
-        client.search_experiments(max_results=1)  # a new SQLite store is created here
-    return client
-
-
-def _key(name: str) -> str:
-    """A name as MLflow allows it."""
-    return "".join(letter if letter.isalnum() or letter in "_-. /" else "_" for letter in name)

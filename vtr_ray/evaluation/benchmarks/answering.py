@@ -1,0 +1,103 @@
+"""Answers of a pool of actors to chosen documents under several schedules; none is asked for twice."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+from vtr_ray.evaluation.benchmarks.loading import Chosen, context_of, target_of
+from vtr_ray.evaluation.benchmarks.responses import Responses, digest
+from vtr_ray.evaluation.outcome import Outcome
+from vtr_ray.schedule import Schedule
+
+_CHUNK = 16  # batches of each actor, whose encoded images the schedules share before the next ones come
+
+Answers = dict[tuple[str, int], str]  # by task and document
+
+
+def collect_answers(
+    pool: Any,
+    chosen: Sequence[Chosen],
+    schedules: Mapping[str, Schedule],
+    responses: Responses,
+    identity: Mapping[str, Any],
+    on_answers: Callable[[str, int], None] | None = None,
+) -> tuple[dict[str, Answers], dict[str, list[str]]]:
+    """Answers by schedule's name, and the ids of samples whose logits were not numbers, which answer "".
+
+    pool: of `BenchmarkEvaluator`s with the chosen documents. identity: what else decides an answer: model,
+    revision, dtype and so on, JSON values. on_answers: takes a schedule's name and how many of its answers
+    have come, the known ones first.
+
+    Every answer is in `responses` before the next batch is asked for.
+    """
+    documents = {
+        f"{name}/{number}": (name, number)
+        for one in chosen
+        for name, own in one.documents.items()
+        for number in own.numbers
+    }
+    asked = dict(_asked(chosen))
+    keys = {
+        name: {
+            sample: digest(schedule=schedule.to_dict(), **identity, **question)
+            for sample, question in asked.items()
+        }
+        for name, schedule in schedules.items()
+    }
+    found = {name: responses.get(own) for name, own in keys.items()}
+    lost: dict[str, list[str]] = {name: [] for name in schedules}
+    for name in schedules:
+        if on_answers is not None:
+            on_answers(name, len(found[name]))
+
+    def taker(name: str) -> Callable[[list[Outcome]], None]:
+        def take(outcomes: list[Outcome]) -> None:
+            known = found[name]
+            new = [one for one in outcomes if one.sample_id not in known]
+            known |= {one.sample_id: one.answer or "" for one in new}
+            lost[name] += [one.sample_id for one in new if one.error is not None]
+            responses.put((keys[name][one.sample_id], one.answer or "") for one in new if one.error is None)
+            if on_answers is not None:
+                on_answers(name, len(new))
+
+        return take
+
+    for batches in _chunks(pool.call("batches"), _CHUNK * len(pool.names)):
+        for name, schedule in schedules.items():
+            missing = [number for number, ids in batches if not found[name].keys() >= set(ids)]
+            if missing:
+                pool.evaluate(schedule, missing, on_outcomes=taker(name))
+    answers = {
+        name: {documents[sample]: answer for sample, answer in own.items()} for name, own in found.items()
+    }
+    return answers, lost
+
+
+def _asked(chosen: Sequence[Chosen]) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Of each sample what is asked of the model, and how it writes its answer."""
+    for one in chosen:
+        for name, task in one.tasks.items():
+            split = task.config.test_split or task.config.validation_split
+            info = getattr(task.dataset[split], "info", None)
+            bytes_of_data = getattr(((info and info.splits) or {}).get(split), "num_bytes", None)
+            generation = {str(key): value for key, value in (task.config.generation_kwargs or {}).items()}
+            for number in one.documents[name].numbers:
+                yield (
+                    f"{name}/{number}",
+                    {
+                        "task": name,
+                        "document": number,
+                        "data": bytes_of_data,
+                        "context": context_of(task, number),
+                        "target": target_of(task, number),
+                        "generation": generation,
+                        "frames": one.frames,
+                    },
+                )
+
+
+def _chunks(batches: Sequence[Sequence[str]], size: int) -> Iterator[list[tuple[int, Sequence[str]]]]:
+    numbered = list(enumerate(batches))
+    for start in range(0, len(numbered), size):
+        yield numbered[start : start + size]

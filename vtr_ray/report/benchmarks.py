@@ -1,0 +1,104 @@
+"""Benchmark results in the terminal: what every schedule reaches, and which differences are real."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+
+from rich.table import Table
+
+from vtr_ray.evaluation.benchmarks.differences import AVERAGE, Difference, average
+from vtr_ray.evaluation.benchmarks.loading import Chosen
+from vtr_ray.evaluation.benchmarks.record import Evaluated
+from vtr_ray.report.comparison import NO_REDUCTION
+
+_ACROSS = 6  # benchmarks side by side in a terminal
+
+
+def cost_table(rows: Mapping[str, Evaluated], pairs: Sequence[Difference]) -> Table:
+    """A line for each schedule: the average over benchmarks, and what it costs."""
+    differs = _differing(pairs)
+    table = Table(
+        caption="average: percent of what each benchmark can be, with the 95 % interval; *: differs from no "
+        "reduction (paired, p < 0.05); TFLOPs: the paper's convention; times: median, batch 1, language "
+        "model only",
+        caption_justify="left",
+    )
+    table.add_column("schedule", no_wrap=True)
+    for column in ("average", "memory\ncost", "TFLOPs", "prefill\nms", "decode\nms"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for name, row in rows.items():
+        mean = average(row.figures)
+        table.add_row(
+            name,
+            _percent(mean.value, (name, AVERAGE) in differs)
+            + f" [{100 * mean.low:.1f}, {100 * mean.high:.1f}]",
+            f"{row.schedule.memory_cost:.3f}",
+            f"{row.speeds['tflops']:.4g}",
+            f"{row.speeds['prefill_ms']:.1f}",
+            f"{row.speeds['decode_ms']:.1f}",
+        )
+    return table
+
+
+def benchmark_tables(
+    rows: Mapping[str, Evaluated], chosen: Sequence[Chosen], pairs: Sequence[Difference]
+) -> Iterator[Table]:
+    """A line for each schedule, a column for each benchmark, as many tables as that takes."""
+    differs = _differing(pairs)
+    for start in range(0, len(chosen), _ACROSS):
+        part = chosen[start : start + _ACROSS]
+        table = Table()
+        table.add_column("accuracy", no_wrap=True)
+        for one in part:
+            table.add_column(one.benchmark.name.removeprefix("vtr_"), justify="right", no_wrap=True)
+        for name, row in rows.items():
+            tasks = [one.benchmark.task for one in part]
+            table.add_row(
+                name, *(_percent(row.figures[task].value, (name, task) in differs) for task in tasks)
+            )
+        yield table
+
+
+def _differing(pairs: Sequence[Difference]) -> set[tuple[str, str]]:
+    """Schedule and benchmark where it is not what it is without reduction."""
+    return {
+        (pair.first, pair.benchmark) for pair in pairs if pair.second == NO_REDUCTION and pair.significant
+    }
+
+
+def difference_table(pairs: Sequence[Difference]) -> Table:
+    """Differences between every two schedules in the average, and on how many benchmarks they are real."""
+    table = Table(
+        caption="difference in the average, in points, with the paired 95 % interval; real: benchmarks on "
+        "which the first is better or worse (McNemar where answers are right or wrong, else bootstrap; "
+        "p < 0.05, each test by itself)",
+        caption_justify="left",
+    )
+    for column in ("first", "second"):
+        table.add_column(column, no_wrap=True)
+    for column in ("difference", "p", "real"):
+        table.add_column(column, justify="right", no_wrap=True)
+    for pair in pairs:
+        if pair.benchmark != AVERAGE or pair.first.endswith(", random tokens"):
+            continue
+        if pair.second.endswith(", random tokens") and not pair.second.startswith(pair.first):
+            continue
+        own = [
+            one
+            for one in pairs
+            if (one.first, one.second) == (pair.first, pair.second) and one.benchmark != AVERAGE
+        ]
+        better = sum(one.significant and one.difference > 0 for one in own)
+        worse = sum(one.significant and one.difference < 0 for one in own)
+        table.add_row(
+            pair.first,
+            pair.second,
+            f"{100 * pair.difference:+.1f} [{100 * pair.low:+.1f}, {100 * pair.high:+.1f}]",
+            f"{pair.p:.3f}",
+            f"{better} better, {worse} worse",
+        )
+    return table
+
+
+def _percent(value: float | None, differs: bool) -> str:
+    return "" if value is None else f"{100 * value:.1f}{'*' if differs else ' '}"
