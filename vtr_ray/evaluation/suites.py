@@ -351,6 +351,9 @@ def _loaded(manager: Any, name: str) -> dict[Any, Any]:
     except RetryError as error:
         cause = error.last_attempt.exception()
         raise InputError(f"task {name}: its data cannot be loaded: {cause}") from error
+    except Exception as error:  # a task's YAML and its module raise whatever they meet
+        why = f"{type(error).__name__}: {first_line(error)}"
+        raise InputError(f"task {name} cannot be loaded: {why}") from error
     finally:
         if bars:
             datasets.enable_progress_bars()
