@@ -41,10 +41,12 @@ def measure(console: Console) -> dict[str, object]:
     return {"layers": layers, "vision_tokens": tokens, "samples": len(samples), "effectiveness": curve}
 
 
-def searched(curve: np.ndarray, seed: int) -> tuple[float, int]:
+def searched(curve: np.ndarray, seed: int, samples: int) -> tuple[float, int]:
     """Objective that G-Search ends with on the first layer alone, and its trials."""
     tokens = len(curve) - 1
-    search = GSearch(3, tokens, initial=INITIAL, iterations=ITERATIONS, weight=WEIGHT, seed=seed)
+    search = GSearch(
+        3, tokens, initial=INITIAL, iterations=ITERATIONS, weight=WEIGHT, seed=seed, samples=samples
+    )
     trials = 0
     while not search.finished:
         trial = search.ask()
@@ -72,7 +74,7 @@ def main() -> None:
         f"{content['samples']} samples; exhaustive best: {best} of {tokens} tokens, E {curve[best]:.4f} "
         f"(no reduction {curve[-1]:.4f}), objective {objective[best]:.4f}"
     )
-    runs = [searched(curve, seed) for seed in SEEDS]
+    runs = [searched(curve, seed, content["samples"]) for seed in SEEDS]
     count = max(trials for _, trials in runs)
     even = objective[np.unique(np.linspace(0, tokens, count).round().astype(int))].max()
     generators = [np.random.default_rng(seed) for seed in SEEDS]

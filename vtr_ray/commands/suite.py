@@ -121,12 +121,20 @@ def evaluate_suite(
     write_json(folder / SAMPLES, {"samples": shown})
     write_evaluation(folder, facts, chosen, missing, evaluated, pairs)
     console.print(
-        cost_table(evaluated, pairs), *benchmark_tables(evaluated, chosen, pairs), difference_table(pairs)
+        cost_table(evaluated, pairs, _without_value(missing, figures)),
+        *benchmark_tables(evaluated, chosen, pairs),
+        difference_table(pairs),
     )
     _complain(figures, lost, len(samples), say)
     say(f"Results:    {folder}")
     _log(folder, uri, ui, say)
     return folder
+
+
+def _without_value(missing: Mapping[str, str], figures: Mapping[str, Mapping[str, Figures]]) -> list[str]:
+    """Benchmarks that no average holds, or not every one."""
+    lost = [task for own in figures.values() for task, one in own.items() if one.value is None]
+    return [*missing, *dict.fromkeys(lost)]
 
 
 def _log(folder: Path, uri: str, ui: str, say: Any) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from rich.table import Table
 
@@ -14,12 +14,15 @@ from vtr_ray.report.comparison import NO_REDUCTION
 _ACROSS = 6  # benchmarks side by side in a terminal
 
 
-def cost_table(rows: Mapping[str, Evaluated], pairs: Sequence[Difference]) -> Table:
-    """A line for each schedule: the average over benchmarks, and what it costs."""
+def cost_table(
+    rows: Mapping[str, Evaluated], pairs: Sequence[Difference], missing: Collection[str] = ()
+) -> Table:
+    """A line for each schedule: the average over benchmarks, and what it costs. missing: in no average."""
     differs = _differing(pairs)
+    lacks = f"; NOT in the average: {', '.join(sorted(missing))}" if missing else ""
     table = Table(
-        caption="average: percent of what each benchmark can be, with the 95 % interval; *: differs from no "
-        "reduction (paired, p < 0.05); TFLOPs: the paper's convention; times: median, batch 1, language "
+        caption=f"average: percent of what each benchmark can be, with the 95 % interval{lacks}; *: differs "
+        "from no reduction (paired, p < 0.05); TFLOPs: the paper's convention; times: median, batch 1, language "
         "model only",
         caption_justify="left",
     )
