@@ -211,7 +211,8 @@ def pareto(
 
 @app.command()
 def evaluate(
-    schedules: Annotated[list[Path] | None, Argument(help="schedule files, as gsearch writes them")] = None,
+    schedules: options.Schedules = None,
+    schedule: options.Schedule = None,
     strategy: Annotated[
         list[str] | None,
         Option(
@@ -296,7 +297,7 @@ def evaluate(
         benchmarks = SuiteOptions(tuple(suite), include_path, limit, out, responses, ui_port=ui_port)
     elif limit or responses or out:
         raise InputError("--limit, --responses and --out go with --suite; a task takes NAME:LIMIT")
-    command(schedules or [], chosen, data, pool, _console(), named, decode, benchmarks)
+    command(_both(schedules, schedule), chosen, data, pool, _console(), named, decode, benchmarks)
 
 
 @app.command()
@@ -363,7 +364,8 @@ def show(
 
 @app.command()
 def plan(
-    schedules: Annotated[list[Path] | None, Argument(help="schedule files to cost")] = None,
+    schedules: options.Schedules = None,
+    schedule: options.Schedule = None,
     model: Annotated[
         str, Option(help="checkpoint directory, config.json, hub id, or a shape as llava-1.5-7b; embedded")
     ] = "embedded",
@@ -401,7 +403,7 @@ def plan(
 
     command.plan(
         model,
-        schedules or [],
+        _both(schedules, schedule),
         SampleOptions(vision_tokens, command.known(text_tokens, "text_tokens", model), tuple(image or ())),
         command.SearchOptions(
             stride,
@@ -421,7 +423,8 @@ def plan(
 
 @app.command()
 def bench(
-    schedules: Annotated[list[Path] | None, Argument(help="schedule files to time")] = None,
+    schedules: options.Schedules = None,
+    schedule: options.Schedule = None,
     model: Annotated[
         str,
         Option(help="checkpoint directory or hub id; with --random-weights also a config.json or a shape"),
@@ -454,7 +457,11 @@ def bench(
         random_weights, dtype, attn, device, batch, new_tokens, encoder, warmup, repeats
     )
     sample = SampleOptions(vision_tokens, text_tokens, tuple(image or ()))
-    command.bench(model, schedules or [], sample, settings, json, _console())
+    command.bench(model, _both(schedules, schedule), sample, settings, json, _console())
+
+
+def _both(arguments: list[Path] | None, named: list[Path] | None) -> list[Path]:
+    return [*(arguments or ()), *(named or ())]
 
 
 def _console() -> Any:

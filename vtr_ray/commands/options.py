@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated
 
-from typer import Option
+from typer import Argument, Option
 
 Model = Annotated[
     str, Option(help="checkpoint directory, hub id, or embedded (embedded:deco, ...): what ships")
@@ -81,3 +81,9 @@ ImageSize = Annotated[
     Option("--image", help="HEIGHTxWIDTH of a sample's image, for families that ask; repeat"),
 ]
 Json = Annotated[Path | None, Option(help="write it all to this file")]
+
+Schedules = Annotated[
+    list[Path] | None,
+    Argument(help="schedules: files, run directories of searches, or mlflow:NAME@ALIAS"),
+]
+Schedule = Annotated[list[Path] | None, Option("--schedule", help="the same as a schedule argument; repeat")]

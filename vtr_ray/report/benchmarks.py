@@ -22,8 +22,8 @@ def cost_table(
     lacks = f"; NOT in the average: {', '.join(sorted(missing))}" if missing else ""
     table = Table(
         caption=f"average: percent of what each benchmark can be, with the 95 % interval{lacks}; *: differs "
-        "from no reduction (paired, p < 0.05); TFLOPs: the paper's convention; times: median, batch 1, language "
-        "model only",
+        "from no reduction (paired, p < 0.05); TFLOPs: the paper's convention; times: median, batch 1, "
+        "language model only",
         caption_justify="left",
     )
     table.add_column("schedule", no_wrap=True)

@@ -131,4 +131,5 @@ def own(tmp_path_factory: pytest.TempPathFactory) -> Path:
     write_task(folder, EXACT, "colours", [(f"what color is shape {i} ?", colours[i % 4]) for i in range(12)])
     write_task(folder, EXACT, "shapes", [(f"what is there at {i} ?", "circle") for i in range(5)])
     (folder / "quiz.yaml").write_text(GROUP)
+    (folder / "pair.yaml").write_text(GROUP.partition("aggregate")[0].replace("quiz", "pair"))
     return folder

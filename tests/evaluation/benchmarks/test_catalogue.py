@@ -79,6 +79,18 @@ def test_mathvista_without_a_key_reports_its_multiple_choice_part(own: Path, net
     assert set(wrong.scores.values()) == {0.0}
 
 
+def test_a_group_without_an_aggregate_of_its_own_is_the_mean_of_its_tasks(own: Path, tmp_path: Path) -> None:
+    chosen, missing = choose([Benchmark("pair")], own)
+    assert not missing
+    answers = {("colours", number): "red" for number in range(12)} | {
+        ("shapes", number): "circle" for number in range(5)
+    }
+    found = figures_of(chosen[0], answers, tmp_path)
+    assert found.value == pytest.approx((3 / 12 + 5 / 5) / 2)
+    assert found.replicates.mean() == pytest.approx(found.value, abs=0.02)
+    assert found.replicates.std() == pytest.approx((0.25 * 0.75 / 12) ** 0.5 / 2, rel=0.15)
+
+
 def test_what_cannot_be_judged_or_is_absent_is_named_and_the_rest_runs(own: Path) -> None:
     asked = [Benchmark("gqa"), Benchmark("colours"), Benchmark("nonsense"), Benchmark("docvqa_test")]
     chosen, missing = choose(asked, own)
