@@ -106,7 +106,7 @@ class Holder:
             self._evaluator = factory()
             if "torch" in sys.modules:
                 sys.modules["torch"].set_num_threads(self._threads)
-            if hasattr(self._evaluator, "samples"):
+            with suppress(AttributeError):  # an evaluator of another kind
                 self._metrics.show("vtr_ray_skipped_samples", len(self._evaluator.samples.skipped))
         return self._evaluator
 
