@@ -180,6 +180,8 @@ def test_where_every_trial_failed_none_is_kept_and_mended_it_goes_on(
 class Gone:
     """A pool whose actors are gone for good."""
 
+    search = "gone"
+
     def __init__(self, calls: Path) -> None:
         self.calls = calls
 

@@ -155,7 +155,7 @@ class SearchJob:
 
     def open(self) -> EvaluatorPool:
         """The actors with the search samples. Ray must be connected."""
-        return self._pool.open(self.model, self.samples, "search", say=self.say)
+        return self._pool.open(self.model, self.samples, self.out.name, say=self.say)
 
     def cost(self, pool: Any) -> Callable[[Schedule], dict[str, float]]:
         """What stands beside a schedule: memory cost, and TFLOPs of a median sample as the paper counts."""
@@ -222,7 +222,7 @@ class SearchJob:
             self.console.print("No held-out samples (--test FILE.json): compared on the search samples.")
             return self._compared(pool, schedules, found)
         pool.close()
-        with self._pool.open(self.model, self.test, "test", say=self.say) as held_out:
+        with self._pool.open(self.model, self.test, self.out.name, say=self.say) as held_out:
             return self._compared(held_out, schedules, found)
 
     def _compared(self, pool: Any, schedules: Mapping[str, Schedule], found: Mapping[str, str]) -> list[Row]:

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any
 
 import ray
@@ -15,6 +16,7 @@ from ray.exceptions import RayError, RayTaskError
 from vtr_ray.errors import InputError, Stopped
 from vtr_ray.evaluation.dealing import Report
 from vtr_ray.evaluation.outcome import Outcome
+from vtr_ray.metrics import Exporter
 from vtr_ray.schedule import Schedule
 
 RETRIES = 10  # of a call that is no evaluation, when the actor's process ends
@@ -52,6 +54,11 @@ class Holder:
         self._threads = threads
         self._gpus = gpus
         self._evaluator: Any = None
+        self._cache_counts: dict[str, int] = {}
+        context = ray.get_runtime_context()
+        self._metrics = Exporter(**tags_of(context.get_actor_name()))
+        with suppress(Exception):  # the count is not worth a search
+            self._metrics.count("vtr_ray_actor_restarts_total", int(context.was_current_actor_reconstructed))
 
     def place(self) -> int:
         """Process id, once the actor has found room."""
@@ -72,7 +79,20 @@ class Holder:
             started = time.perf_counter()
             outcomes = list(evaluator.evaluate(schedule, [batch]))
             results.append((outcomes, time.perf_counter() - started))
+            self._export(evaluator, *results[-1])
         return results, self._warnings.take()
+
+    def _export(self, evaluator: Any, outcomes: Sequence[Outcome], seconds: float) -> None:
+        self._metrics.count("vtr_ray_samples_evaluated_total", len(outcomes))
+        self._metrics.count("vtr_ray_busy_seconds_total", seconds)
+        prefixes = getattr(evaluator, "prefixes", None)
+        if prefixes is None:
+            return
+        for kind, total in (("hits", prefixes.found), ("misses", prefixes.missed)):
+            self._metrics.count(f"vtr_ray_prefix_cache_{kind}_total", total - self._cache_counts.get(kind, 0))
+            self._cache_counts[kind] = total
+        for tier, size in prefixes.tiers.used.items():
+            self._metrics.show("vtr_ray_prefix_cache_bytes", size, tier=tier)
 
     def _built(self) -> Any:
         if self._evaluator is None:
@@ -86,6 +106,8 @@ class Holder:
             self._evaluator = factory()
             if "torch" in sys.modules:
                 sys.modules["torch"].set_num_threads(self._threads)
+            with suppress(AttributeError):  # an evaluator of another kind
+                self._metrics.show("vtr_ray_skipped_samples", len(self._evaluator.samples.skipped))
         return self._evaluator
 
 
@@ -175,6 +197,12 @@ class RayCrew:
             self._probes[self._actors[actor].place.remote()] = actor
             return Report(actor, batches, None) if ours else None
         return Report(actor, batches, results) if ours else None
+
+
+def tags_of(actor: str) -> dict[str, str]:
+    """Search and number of an actor that a pool named `SEARCH-UNIQUE-NUMBER`: its metrics' tags."""
+    search, _, number = actor.rsplit("-", 2)
+    return {"search": search, "actor": number}
 
 
 def mistake(error: RayTaskError) -> Exception:

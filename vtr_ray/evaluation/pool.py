@@ -15,7 +15,7 @@ from ray.exceptions import RayActorError, RayTaskError
 
 from vtr_ray.errors import InputError, Stopped
 from vtr_ray.evaluation import dealing
-from vtr_ray.evaluation.crew import RETRIES, Holder, RayCrew, mistake
+from vtr_ray.evaluation.crew import RETRIES, Holder, RayCrew, mistake, tags_of
 from vtr_ray.evaluation.dealing import Enough
 from vtr_ray.evaluation.outcome import Outcome
 from vtr_ray.evaluation.speeds import Speeds
@@ -47,6 +47,11 @@ class PoolClient:
         if self._handles is None:
             self._handles = [ray.get_actor(name, namespace=self.namespace) for name in self.names]
         return self._handles
+
+    @property
+    def search(self) -> str:
+        """The name that the actors share, in metrics that of their search."""
+        return tags_of(self.names[0])["search"]
 
     @property
     def num_batches(self) -> int:
@@ -166,7 +171,8 @@ class EvaluatorPool(PoolClient):
     factory: picklable, no arguments; called once in every actor (and again after a restart).
     actors: how many; whole batches are dealt to them.
     cpus, gpus: what each actor holds; `gpus` may be a fraction. torch gets `cpus` threads, at least one.
-    name: start of the actors' names; a unique part is appended, so searches on one cluster never collide.
+    name: start of the actors' names, and the search in metrics; a unique part is appended, so searches on
+        one cluster never collide.
     wait_for_nodes: seconds to wait for a growing cluster; 0 refuses at once what its nodes cannot hold.
     placement_timeout: seconds to wait for room that others hold.
     say: takes a line that an actor warned of; default: the log of this process.

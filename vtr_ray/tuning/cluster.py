@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import secrets
 import signal
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
 from vtr_ray.errors import InputError, Stopped
 from vtr_ray.evaluation.crew import mistake
+from vtr_ray.files import replacing
 from vtr_ray.interrupts import Interrupted, interruptible
 
 _DEATH = 30.0  # seconds until the cluster has heard of a node's death
@@ -154,6 +156,17 @@ def _init_here(cpus: int | None) -> None:
         log_to_driver=False,
         object_store_memory=_STORE,
     )
+    with suppress(InputError, OSError):
+        _say_where_metrics_are()
+
+
+def _say_where_metrics_are() -> None:
+    """For Prometheus, in a file that Ray itself writes only where its dashboard runs."""
+    node = ray.nodes()[0]
+    targets = [f"{node['NodeManagerAddress']}:{node['MetricsExportPort']}"]
+    session = Path(ray_worker.global_worker.node.get_session_dir_path())
+    with replacing(session / ray_constants.PROMETHEUS_SERVICE_DISCOVERY_FILE) as file:
+        file.write_text(json.dumps([{"labels": {"job": "ray"}, "targets": targets}]))
 
 
 def _join(address: str) -> None:

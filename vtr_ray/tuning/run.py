@@ -16,6 +16,7 @@ from vtr_ray.evaluation.statistics import lower_bound
 from vtr_ray.interrupts import interruptible
 from vtr_ray.schedule import Schedule
 from vtr_ray.tuning.directory import Entry, RunDirectory, Settings
+from vtr_ray.tuning.metrics import SearchMetrics
 from vtr_ray.tuning.progress import Clock, Progress
 from vtr_ray.tuning.trials import Measured, Terms, Trial, run_trials
 
@@ -95,8 +96,11 @@ def run_search(
     a row failed, or all of them; no actor lives. Interrupted on SIGINT or SIGTERM. The directory can be
     resumed after all of these.
     """
-    with RunDirectory(run_dir, settings, search.state_dict(), resume=resume) as run:
-        session = _Session(search, run, on_trial, tracker, cost, pool.heard)
+    with (
+        RunDirectory(run_dir, settings, search.state_dict(), resume=resume) as run,
+        SearchMetrics(pool.search) as metrics,
+    ):
+        session = _Session(search, run, on_trial, tracker, cost, pool.heard, metrics)
         session.replay()
         if not session.exhausted:
             with interruptible():
@@ -126,9 +130,10 @@ class _Session:
         tracker: Listener | None,
         cost: Callable[[Schedule], Mapping[str, float]] | None,
         heard: Callable[[Sequence[str]], None],
+        metrics: SearchMetrics,
     ) -> None:
         self._search, self._run, self._cost, self.heard = search, run, cost, heard
-        self._on_trial, self._tracker = on_trial, tracker
+        self._on_trial, self._tracker, self._metrics = on_trial, tracker, metrics
         self._clock = Clock()
         self._waiting: deque[Trial] = deque()  # asked for, not running
         self._tries: dict[int, int] = {}
@@ -189,6 +194,7 @@ class _Session:
 
     def terms(self, trial: Trial) -> Terms:
         """How to evaluate a trial."""
+        self._metrics.started(self._search.describe(trial))
         return Terms(self._search.threshold(trial), self._search.needs_bound)
 
     def done(self, trial: Trial, result: Measured | None, seconds: float, error: Exception | None) -> None:
@@ -298,5 +304,6 @@ class _Session:
         if self._tracker is not None:
             self._tracker.notify()
         progress = self._clock.finished(entry, self._search.total_trials, replayed)
+        self._metrics.finished(progress)
         if self._on_trial is not None:
             self._on_trial(progress)
