@@ -7,6 +7,7 @@ import io
 import math
 from collections.abc import Sequence
 from functools import cached_property
+from statistics import median_low
 from typing import Any
 
 import torch
@@ -66,6 +67,11 @@ class BenchmarkEvaluator(Evaluator):
     def _counts(self) -> list[tuple[int, int]]:
         places = spread_documents(len(self.samples), _COUNTED)
         return self._counted([self.samples.samples[place] for place in places])
+
+    @property
+    def text_tokens(self) -> int:
+        """Text tokens of a sample's prompt, the (lower) median over all samples."""
+        return median_low(self._lengths)
 
     def _batch(self, part: tuple[int, ...], whole: bool = True) -> Tensors:
         batch = super()._batch(part, whole)

@@ -25,6 +25,7 @@ Key = tuple[str, str]  # metric, filter
 Results = Mapping[str, Mapping[int, Mapping[Key, Any]]]  # by task and document
 
 _SAME = 5e-4  # of a fraction; figures are rounded to four digits at best
+_WORK, _FEW = 1_000_000, 200  # documents that are aggregated again for the bootstrap; resamples at least
 
 
 @dataclass(frozen=True)
@@ -197,7 +198,7 @@ def _replicates(
     """The value over resamples of question groups, within each task and stratum.
 
     Where the value is the mean (or, over strata, the sum) of what each group is worth alone, those are
-    resampled; else the task's own aggregation runs on each resample, of which there are then 200 at most.
+    resampled; else the task's own aggregation runs on each resample: of many documents on fewer of them.
     Empty where the aggregation takes neither a single group nor one twice.
     """
     groups = _groups(chosen)
@@ -218,7 +219,7 @@ def _replicates(
                     drawn[start : start + rows] += weight * each[picks].mean(1)
             return drawn
     found = []
-    for _ in range(min(resamples, 200)):
+    for _ in range(min(resamples, max(_FEW, _WORK // total))):
         drawn_value = 0.0
         for name, strata in groups.items():
             picked = [
