@@ -14,6 +14,7 @@ from vtr_ray.search.front import hypervolume
 from vtr_ray.search.synthetic import draw
 
 LAYERS, TOKENS = 12, 144
+OWN = 18  # trials of the search itself
 WORLD = draw("sampled", 3, LAYERS, TOKENS)
 
 
@@ -42,7 +43,7 @@ def finish(search: ParetoSearch, e: Callable[[Schedule], float] = score) -> Pare
 
 @pytest.fixture(scope="module")
 def found() -> ParetoSearch:
-    return finish(new(trials=30, initial=10))
+    return finish(new(trials=OWN, initial=10))
 
 
 def test_order_of_trials(found: ParetoSearch) -> None:
@@ -50,7 +51,7 @@ def test_order_of_trials(found: ParetoSearch) -> None:
     assert [result.strategy for result in results[:2]] == ["no reduction", "no vision tokens"]
     assert results[0].schedule == strategies.none(LAYERS)
     assert results[1].schedule.counts(TOKENS) == [TOKENS] * 2 + [0] * (LAYERS - 2)
-    own, rest = results[2:32], results[32:]
+    own, rest = results[2 : 2 + OWN], results[2 + OWN :]
     assert {result.strategy for result in own} == {None}
     for result in own:
         assert result.schedule == strategies.p_sigmoid(LAYERS, result.budget, result.k, result.alpha)
@@ -62,7 +63,7 @@ def test_order_of_trials(found: ParetoSearch) -> None:
 
 def test_front_and_hypervolume_are_those_of_its_own_trials(found: ParetoSearch) -> None:
     own = found.trials
-    assert len(own) == 32
+    assert len(own) == 2 + OWN
     pairs = [(result.score, cost(result.schedule)) for result in own]
     unbeaten = [
         result

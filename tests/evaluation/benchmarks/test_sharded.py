@@ -7,17 +7,21 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from lmms_eval.evaluator import simple_evaluate
-from lmms_eval.tasks import TaskManager
 from shards import Shards
 
 from vtr_ray import Schedule, embedded, strategies
 from vtr_ray.evaluation.benchmarks.answering import collect_answers
 from vtr_ray.evaluation.benchmarks.catalogue import EMBEDDED, Benchmark
-from vtr_ray.evaluation.benchmarks.lmms_model import VtrRay
 from vtr_ray.evaluation.benchmarks.loading import Chosen, Documents, choose, load_samples
 from vtr_ray.evaluation.benchmarks.responses import Responses
 from vtr_ray.evaluation.benchmarks.results import aggregate, judge
+from vtr_ray.evaluation.samples import whole_images_only
+
+with whole_images_only():  # lmms-eval lets truncated images through, for the whole process
+    from lmms_eval.evaluator import simple_evaluate
+    from lmms_eval.tasks import TaskManager
+
+    from vtr_ray.evaluation.benchmarks.lmms_model import VtrRay
 
 SCHEDULE = strategies.fastv(12, drop=0.85)
 FIRST = 25  # documents of each task, from the first on, as simple_evaluate limits
