@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from vtr_ray.errors import InputError
 from vtr_ray.schedule import Schedule
 from vtr_ray.search.asktell import Search, Trial, TrialResult, checked_float, checked_int
 from vtr_ray.search.line import Line
@@ -26,6 +27,20 @@ class LayerResult:
     trials: tuple[TrialResult, ...]
     inherited: TrialResult | None
     rate: float | None
+
+
+@dataclass(frozen=True)
+class LayerBelief:
+    """What the surrogate says of one searched layer, after all its trials so far.
+
+    rates: the layer's whole grid, ascending. mean, low, high: at each rate, `low..high` holding 95 %: of E;
+    where accuracy is to be kept, of the bound that `tell` took.
+    """
+
+    rates: tuple[float, ...]
+    mean: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
 
 
 class GSearch(Search):
@@ -104,6 +119,7 @@ class GSearch(Search):
         self._grid = min(vision_tokens, MAX_GRID)
         self._searched = tuple(range(FIRST_REDUCED, num_layers + 1, stride))
         self._chosen: list[tuple[int, int, int]] = []  # (layer, tokens, id of the trial that measured it)
+        self._lines: dict[int, Line] = {}  # by layer
         self._open()
 
     @property
@@ -124,6 +140,48 @@ class GSearch(Search):
                 )
             )
         return tuple(found)
+
+    def belief(self, layer: int) -> LayerBelief | None:
+        """What the surrogate says of a layer of `layers`; None: it has no ground to say anything.
+
+        That is so with fewer than two different outcomes. Raises InputError: the layer was not searched.
+        """
+        line = self._lines.get(layer)
+        if line is None:
+            raise InputError(f"layer {layer} was not searched; ask for one of {sorted(self._lines)}.")
+        found = line.belief()
+        if found is None:
+            return None
+        top = len(line.points) - 1
+        rates = tuple(tokens / self._grid for tokens in range(top + 1))
+        # The line models outcomes less what the rate costs.
+        cost = [line.surrogate.slope * point for point in line.points]
+        parts = ((v + c for v, c in zip(p, cost, strict=True)) for p in (found.mean, found.low, found.high))
+        return LayerBelief(rates, *(tuple(part) for part in parts))
+
+    def recall(
+        self,
+        layer: int | None,
+        rate: float | None,
+        score: float | None,
+        bound: float | None = None,
+        stopped: float | None = None,
+        failure: str | None = None,
+    ) -> None:
+        """Take the next trial of a recorded run as asked and told, without having the optimiser propose it.
+
+        Raises:
+            InputError: the search could not have asked for it now.
+        """
+        record = {"id": len(self._entries) + 1, "layer": layer, "score": score, "failure": failure}
+        try:
+            if rate is None:
+                raise ValueError("no rate")
+            point = round(rate * self._grid)
+            self._restore({**record, "point": point, "bound": bound, "stopped": stopped})
+        except (ValueError, IndexError, TypeError, AssertionError):
+            where = f"trial {record['id']} at layer {layer}, rate {rate}"
+            raise InputError(f"{where} is not of this search; give the trials of its own ledger.") from None
 
     @property
     def best(self) -> Schedule:
@@ -237,6 +295,7 @@ class GSearch(Search):
             known=known,
             needed=None if self._drop is None else -self._drop,
         )
+        self._lines[self._layer] = self._line
 
     def _initial_groups(self, top: int) -> list[list[int]]:
         """All at once; from the upper end down where the first trials decide what becomes of the others."""

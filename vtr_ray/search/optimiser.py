@@ -23,6 +23,8 @@ SHORTLIST, EACH_GAP = (
     2,
 )  # such points are chosen among the best, and the best of each gap between tried ones
 
+_QUANTILES = 101  # of each member's normal, for the band of them all
+
 
 @dataclass(frozen=True)
 class Surrogate:
@@ -146,6 +148,41 @@ def _by_model(
     except (NanError, NotPSDError, torch.linalg.LinAlgError):  # type: ignore[attr-defined]
         return None
     return chosen
+
+
+@dataclass(frozen=True)
+class Belief:
+    """What a surrogate says of outcomes at the points of a grid: mean, and the band that holds 95 %."""
+
+    mean: tuple[float, ...]
+    low: tuple[float, ...]
+    high: tuple[float, ...]
+
+
+def believe(points: Sequence[float], known: Known, surrogate: Surrogate) -> Belief | None:
+    """The surrogate's posterior of the outcome at every point; None where none serves, as in `propose`.
+
+    Members of an ensemble count alike, so the band may be lopsided where they disagree about a cliff.
+    """
+    values = known.values.values()
+    if max(values, default=0.0) - min(values, default=0.0) <= 1e-12:
+        return None
+    import torch
+    from linear_operator.utils.errors import NanError, NotPSDError
+
+    with calm(0):
+        try:
+            model, _ = _model(points, known, surrogate)
+            with torch.no_grad():
+                posterior = model.posterior(_column(points, range(len(points)))[:, None])
+                mean = posterior.mean.reshape(len(points), -1)
+                deviation = posterior.variance.clamp(min=0).sqrt().reshape(len(points), -1)
+        except (NanError, NotPSDError, torch.linalg.LinAlgError):  # type: ignore[attr-defined]
+            return None
+    steps = (torch.arange(_QUANTILES, dtype=mean.dtype) + 0.5) / _QUANTILES
+    likely = mean.unsqueeze(-1) + deviation.unsqueeze(-1) * torch.special.ndtri(steps)
+    ends = likely.flatten(1).quantile(mean.new_tensor([0.025, 0.975]), dim=1)
+    return Belief(tuple(mean.mean(1).tolist()), *(tuple(end.tolist()) for end in ends))
 
 
 def _shortlist(
