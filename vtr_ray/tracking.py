@@ -10,7 +10,7 @@ import json
 import os
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
 
@@ -346,3 +346,49 @@ def _client(uri: str) -> Any:
 def _key(name: str) -> str:
     """A name as MLflow allows it."""
     return "".join(letter if letter.isalnum() or letter in "_-. /" else "_" for letter in name)
+
+
+def fetch_run(reference: str, folder: Path, uri: str | None = None) -> Path:
+    """The artifacts of the run `runs:/RUN_ID`, copied into a folder of its name below `folder`.
+
+    They are what `log_run` left: a run directory, where it is a search's.
+    Raises InputError: MLflow has no such run, or cannot be reached.
+    """
+    uri, run_id = uri or default_uri(), reference.removeprefix("runs:/").strip("/")
+    try:
+        client = _client(uri)
+        run = client.get_run(run_id)
+        target = folder / run_id / _key(run.info.run_name or run_id).replace("/", "-")
+        target.mkdir(parents=True)
+        client.download_artifacts(run_id, "", str(target))
+    except Exception as error:
+        raise InputError(
+            f"{reference} cannot be fetched from MLflow at {uri}: {first_line(error)}; name another run, "
+            "or set MLFLOW_TRACKING_URI"
+        ) from error
+    link = {"uri": uri, "experiment_id": run.info.experiment_id, "run_id": run_id}
+    write_json(target / LINK, link)
+    return target
+
+
+def log_page(page: Path, name: str, runs: Iterable[Path], uri: str | None = None) -> str:
+    """Log a folder with an HTML page as the artifacts of a run of its own; gives the run's id.
+
+    runs: the run directories that the page is about; it goes where the first of them that this MLflow has is.
+    Raises InputError: MLflow cannot be written.
+    """
+    uri = uri or default_uri()
+    files = [file for run in runs if (file := run / LINK).is_file()]
+    links = [json.loads(file.read_text(encoding="utf-8")) for file in files]
+    try:
+        mirror = _Mirror(page, uri, EXPERIMENT)
+        mirror.open()
+        known = {link.get("experiment_id"): None for link in links if link.get("uri") == uri}
+        tags = {"vtr_ray.directory": str(page), "mlflow.source.name": "vtr-ray compare"}
+        experiment = next(iter(known), None) or mirror.experiment_id
+        run_id = str(mirror._client.create_run(experiment, run_name=name, tags=tags).info.run_id)
+        mirror._client.log_artifacts(run_id, str(page))
+        mirror._client.set_terminated(run_id)
+    except Exception as error:
+        raise InputError(f"MLflow at {uri} cannot be written: {first_line(error)}") from error
+    return run_id

@@ -168,9 +168,10 @@ def believe(points: Sequence[float], known: Known, surrogate: Surrogate) -> Beli
     if max(values, default=0.0) - min(values, default=0.0) <= 1e-12:
         return None
     import torch
-    from linear_operator.utils.errors import NanError, NotPSDError
 
     with calm(0):
+        from linear_operator.utils.errors import NanError, NotPSDError
+
         try:
             model, _ = _model(points, known, surrogate)
             with torch.no_grad():
