@@ -277,7 +277,9 @@ def evaluate(
 def compare(
     runs: Annotated[
         list[str],
-        Argument(metavar="RUN...", help="run directories of evaluations and searches, or runs:/RUN_ID of MLflow"),
+        Argument(
+            metavar="RUN...", help="run directories of evaluations and searches, or runs:/RUN_ID of MLflow"
+        ),
     ],
     out: Annotated[Path | None, Option(help="the page's folder; default: a new one under runs/")] = None,
 ) -> None:

@@ -162,9 +162,7 @@ def picture(number: int = 0, size: tuple[int, int] = (96, 96)) -> str:
     return "data:image/png;base64," + base64.b64encode(file.getvalue()).decode()
 
 
-def write_evaluation(
-    path: Path, content: dict[str, Any], chosen: dict[str, Any] | None = None
-) -> Path:
+def write_evaluation(path: Path, content: dict[str, Any], chosen: dict[str, Any] | None = None) -> Path:
     path.mkdir(parents=True)
     (path / "evaluation.json").write_text(json.dumps(content))
     if chosen is not None:

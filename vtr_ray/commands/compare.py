@@ -34,7 +34,7 @@ def compare(runs: Sequence[str], out: Path | None, console: Console) -> Path:
         folder = _folder(out)
         with replacing_folder(folder) as temporary:
             write_page(inputs, temporary)
-        names = ", ".join(dict.fromkeys(run.name for run in (*inputs.evaluations, *inputs.searches)))
+        names = ", ".join(inputs.names)
         try:
             run_id = log_page(folder, f"compare {names}"[:200], paths, uri)
             logged = [f"MLflow run: {run_id}, artifact {INDEX}; open the UI with", f"  {ui_command(uri)}"]

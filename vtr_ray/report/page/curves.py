@@ -26,7 +26,7 @@ def draw_curves(
 ) -> Drawing:
     """Steps for schedules, thin lines for fits."""
     rows: list[tuple[Any, ...]] = []
-    with axes_of(6.4, 4.6) as (figure, axes):
+    with axes_of(5.2, 4.3) as (figure, axes):
         for number, (name, schedule) in enumerate(schedules.items()):
             layers, look = range(1, schedule.num_layers + 1), looks[name]
             axes.plot(
@@ -57,7 +57,9 @@ def draw_curves(
             ]  # fmt: skip
         axes.set(xlabel="layer", ylabel="keeping rate", ylim=(-0.03, 1.05))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        figure.legend(loc="outside lower center", ncols=2, title="strategy (memory cost); thin: its P-Sigmoid")
+        figure.legend(
+            loc="outside lower center", ncols=2, title="strategy (memory cost); thin: its P-Sigmoid"
+        )
     return Drawing(
         name="keeping-rates",
         title="Keeping rate by layer",

@@ -44,6 +44,11 @@ class Inputs:
                 found[f"{name}, {where}" if taken else name] = schedule
         object.__setattr__(self, "schedules", found)
 
+    @property
+    def names(self) -> list[str]:
+        """Of all runs."""
+        return [run.name for run in self.evaluations] + [run.name for run in self.searches]
+
     def looks_of(self, evaluation: Evaluation) -> dict[str, Look]:
         """The looks of an evaluation's strategies: those of the curves; a control has its strategy's."""
         of_curves = self.looks

@@ -62,6 +62,9 @@ function edges(alive, rows, columns) {
   }
   return path;
 }
+function mark(score) {
+  return score >= 1 ? "✓" : score <= 0 ? "✗" : `(${score.toFixed(2)})`;
+}
 function verdict(score) {
   return score >= 1 ? "✓ right" : score <= 0 ? "✗ wrong" : `score ${score.toFixed(2)}`;
 }
@@ -73,6 +76,7 @@ for (const viewer of document.querySelectorAll(".viewer")) {
   const say = (name, text) => { at(name).textContent = text; };
   let current = 0;
   let wanted = viewer.dataset.first;
+  let moved = false;
 
   function draw() {
     const sample = samples[current];
@@ -104,6 +108,17 @@ for (const viewer of document.querySelectorAll(".viewer")) {
         shape("svg", { ...box, "aria-label": "the image" }, image),
         shape("svg", { ...strip, "data-lit": count }, all, veil), note);
     }
+    const lines = Object.entries(sample.strategies).map(([name, one]) => {
+      const row = document.createElement("tr");
+      row.append(document.createElement("th"), document.createElement("td"), document.createElement("td"));
+      row.cells[0].scope = "row";
+      row.cells[0].textContent = name;
+      row.cells[1].textContent = one.last.filter((last) => last >= layer).length;
+      row.cells[2].textContent = `${one.answer} ${mark(one.score)}`;
+      return row;
+    });
+    at("tbody").replaceChildren(...lines);
+    say(".heading", `tokens at layer ${layer}`);
     say(".layer", `layer ${layer}`);
     slider.ariaValueText = `layer ${layer}, ${count} tokens`;
     say(".kept", `${count} of ${sample.tokens} (${Math.round((100 * count) / sample.tokens)} %)`);
@@ -117,11 +132,12 @@ for (const viewer of document.querySelectorAll(".viewer")) {
     const sample = samples[current];
     const names = Object.keys(sample.strategies);
     select.replaceChildren(...names.map((name) => {
-      const score = sample.strategies[name].score;
-      return new Option(`${score >= 1 ? "✓" : score <= 0 ? "✗" : "~"} ${name}`, name);
+      return new Option(`${name} ${mark(sample.strategies[name].score)}`, name);
     }));
     select.value = names.includes(wanted) ? wanted : names[0];
-    slider.max = sample.strategies[select.value].layers;
+    const { layers, last } = sample.strategies[select.value];
+    slider.max = layers;
+    if (!moved) slider.value = Math.min(...last, layers - 1) + 1; // the first layer that lacks tokens
     say(".which", `sample ${current + 1} of ${samples.length} (${sample.task} ${sample.document})`);
     say(".question", sample.question);
     say(".target", sample.target);
@@ -130,7 +146,7 @@ for (const viewer of document.querySelectorAll(".viewer")) {
 
   at(".previous").addEventListener("click", () => open(current - 1));
   at(".next").addEventListener("click", () => open(current + 1));
-  slider.addEventListener("input", draw);
+  slider.addEventListener("input", () => { moved = true; draw(); });
   select.addEventListener("change", () => { wanted = select.value; draw(); });
   open(0);
 }

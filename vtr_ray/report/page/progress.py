@@ -31,7 +31,7 @@ def _layer(run: SearchRun, search: GSearch, layer: LayerResult, belief: LayerBel
     }
     rates = belief.rates if belief is not None else tuple(sorted(rate for rate in tried if rate is not None))
     curves: list[tuple[float | None, ...]] = [(None,) * 3] * len(rates)
-    with axes_of(4.2, 3.1) as (figure, axes):
+    with axes_of(4.0, 2.9) as (figure, axes):
         if belief is not None:
             curves = list(zip(belief.mean, belief.low, belief.high, strict=True))
             axes.fill_between(rates, belief.low, belief.high, color=MEAN, alpha=0.18, linewidth=0)
@@ -49,14 +49,15 @@ def _layer(run: SearchRun, search: GSearch, layer: LayerResult, belief: LayerBel
                 markeredgewidth=1.8,
                 zorder=5,
             )
-        axes.set(xlabel=f"keeping rate from layer {layer.layer} on", ylabel=value, title=f"layer {layer.layer}")
+        axes.set(xlabel=f"keeping rate from layer {layer.layer} on", ylabel=value)
+        axes.xaxis.set_major_locator(MaxNLocator(6))
     chosen = "none yet" if layer.rate is None else f"{layer.rate:.3f}"
     values = [value for value in tried.values() if value is not None]
     spread = f"{value} from {min(values):.3f} to {max(values):.3f}" if values else "none measured"
     return Drawing(
         name=f"{slug(run.name)}-layer-{layer.layer}",
-        title=f"{run.name}, layer {layer.layer}: {value} by keeping rate",
-        text=f"{len(layer.trials)} trials, {spread}; the surrogate's mean and 95 % band; chosen rate {chosen}.",
+        title=f"Layer {layer.layer}: {value} by keeping rate",
+        text=f"{len(layer.trials)} trials, {spread}; surrogate: mean and 95 % band; chosen rate {chosen}.",
         columns=("keeping_rate", "mean", "low", "high", "observed", "chosen"),
         rows=[
             (rate, *curve, tried.get(rate), int(rate == layer.rate))
@@ -73,13 +74,13 @@ def draw_trials(run: SearchRun) -> Drawing:
     for entry in run.trials:
         if entry.objective is not None:
             best[entry.layer] = max(entry.objective, best.get(entry.layer, entry.objective))
-        rows.append((entry.trial, entry.layer, entry.rate, entry.score, entry.objective, best.get(entry.layer)))
-    with axes_of(6.4, 3.6) as (figure, axes):
+        rows.append(
+            (entry.trial, entry.layer, entry.rate, entry.score, entry.objective, best.get(entry.layer))
+        )
+    with axes_of(5.2, 3.3) as (figure, axes):
         measured = [row for row in rows if row[3] is not None]
         trial = [row[0] for row in measured]
-        axes.plot(
-            trial, [row[3] for row in measured], "o", color=TRIED, markersize=4, label="E of the trial"
-        )
+        axes.plot(trial, [row[3] for row in measured], "o", color=TRIED, markersize=4, label="E of the trial")
         if run.gsearch is None or not run.gsearch.needs_bound:
             for number, layer in enumerate(best):
                 own = [row for row in rows if row[1] == layer and row[5] is not None]
@@ -96,11 +97,11 @@ def draw_trials(run: SearchRun) -> Drawing:
             axes.axvline(start - 0.5, color=INK, linewidth=0.6, linestyle=":")
             axes.annotate(
                 f"layer {layer}",
-                (start - 0.5, 0),
+                (start - 0.5, 1),
                 xycoords=("data", "axes fraction"),
-                xytext=(3, 4),
+                xytext=(2, 2),
                 textcoords="offset points",
-                fontsize=8,
+                fontsize=9,
             )
         axes.set(xlabel="trial", ylabel="E, objective")
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
@@ -109,7 +110,7 @@ def draw_trials(run: SearchRun) -> Drawing:
     spread = f", E from {min(scores):.3f} to {max(scores):.3f}" if scores else ""
     return Drawing(
         name=f"{slug(run.name)}-trials",
-        title=f"{run.name}: E and objective over trials",
+        title="E and objective over trials",
         text=f"{len(rows)} trials{spread}.",
         columns=("trial", "layer", "keeping_rate", "E", "objective", "best_objective"),
         rows=rows,

@@ -62,14 +62,19 @@ def fits_sheet(fits: Mapping[str, Fit]) -> Sheet:
     return Sheet("p-sigmoid-fits", ("strategy", "b", "k", "alpha", "r2"), rows)
 
 
+def points(difference: float) -> str:
+    """A difference in points, with its sign."""
+    return f"{100 * difference:+.1f}".replace("-", "−")
+
+
 def verdict(evaluation: Evaluation) -> list[str]:
-    """What is significant, in a line for each side: averages against no reduction, random controls left out."""
+    """What is significant, a line for each side: averages against no reduction, without random controls."""
     sides: dict[str, list[str]] = {"less": [], "more": [], "no": []}
     for name, strategy in evaluation.strategies.items():
         pair = evaluation.difference(name)
         if pair is not None and not strategy.control:
             side = "no" if not pair.significant else "less" if pair.difference < 0 else "more"
-            sides[side].append(f"{name} ({100 * pair.difference:+.1f})")
+            sides[side].append(f"{name} ({points(pair.difference)})")
     lines = [
         f"Significantly {side} accurate than {NO_REDUCTION} on average (paired, 95 %, points): "
         + (", ".join(sides[side]) or "none")

@@ -5,14 +5,17 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
+from vtr_ray.report.page.accuracy import pareto_front
 from vtr_ray.report.page.evaluations import AVERAGE, Benchmark, Difference, Evaluation, Measured
+from vtr_ray.report.page.sheets import points
 from vtr_ray.search.fit import Fit
 
 Cell = tuple[str, str | float | None]
 """What a cell shows, HTML, and the value that it is sorted by; None sorts last."""
+Row = Sequence[Cell]
 
 
-def table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[Cell]], notes: str = "") -> str:
+def table(caption: str, columns: Sequence[str], rows: Iterable[Row], notes: str = "") -> str:
     """A table that can be sorted by each column. columns: plain text, the first names the rows."""
     heads = "".join(
         f'<th scope="col" aria-sort="none"><button type="button">{escape(name)}'
@@ -22,9 +25,7 @@ def table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[Cell]], 
     lines = []
     for first, *others in rows:
         cells = "".join(f'<td data-value="{_sorted_by(value)}">{text}</td>' for text, value in others)
-        lines.append(
-            f'<tr><th scope="row" data-value="{_sorted_by(first[1])}">{first[0]}</th>{cells}</tr>'
-        )
+        lines.append(f'<tr><th scope="row" data-value="{_sorted_by(first[1])}">{first[0]}</th>{cells}</tr>')
     note = f'<p class="note">{notes}</p>' if notes else ""
     return (
         '<div class="scroll" role="region" tabindex="0" aria-label="' + escape(caption) + '">'
@@ -36,7 +37,7 @@ def table(caption: str, columns: Sequence[str], rows: Iterable[Sequence[Cell]], 
 def benchmark_table(evaluation: Evaluation, marks: Mapping[str, str]) -> str:
     """Strategies by benchmarks and costs. marks: HTML that shows a strategy's look."""
     tasks = evaluation.benchmarks
-    rows = []
+    rows: list[Row] = []
     for name, strategy in evaluation.strategies.items():
         values = [(AVERAGE, strategy.average), *((task, strategy.benchmarks.get(task)) for task in tasks)]
         costs: list[tuple[float | None, str]] = [
@@ -53,7 +54,7 @@ def benchmark_table(evaluation: Evaluation, marks: Mapping[str, str]) -> str:
                 *((f"{value:{form}}" if value is not None else "–", value) for value, form in costs),
             ]
         )
-    heads = [_head(benchmark) for benchmark in tasks.values()]
+    heads = [benchmark.title for benchmark in tasks.values()]
     notes = (
         "Accuracies in percent; below each the difference to no reduction in points, paired by document: "
         '<b class="worse">▼</b> significantly less, <b class="better">▲</b> significantly more (95 %), '
@@ -69,7 +70,7 @@ def benchmark_table(evaluation: Evaluation, marks: Mapping[str, str]) -> str:
 
 def fits_table(fits: Mapping[str, Fit], marks: Mapping[str, str]) -> str:
     """b, k, alpha and R² by strategy."""
-    rows = [
+    rows: list[Row] = [
         [
             (marks[name] + escape(name), name),
             *((f"{value:.3f}", value) for value in (fit.b, fit.k, fit.alpha, fit.r2)),
@@ -77,22 +78,39 @@ def fits_table(fits: Mapping[str, Fit], marks: Mapping[str, str]) -> str:
         for name, fit in fits.items()
     ]
     notes = (
-        "Nearest curve r(i) = min(1, 2b / (1 + exp(k (i - alpha)))) over the layers from 3 on. R²: the share of "
-        "the rates' variance that it explains."
+        "Nearest curve r(i) = min(1, 2b / (1 + exp(k (i - alpha)))) over the layers from 3 on. R²: the share "
+        "of the rates' variance that it explains."
     )
     return table("P-Sigmoid fits", ("strategy", "b", "k", "alpha", "R²"), rows, notes)
+
+
+def front_table(evaluation: Evaluation, marks: Mapping[str, str]) -> str:
+    """The strategies of the Pareto front, by rising TFLOPs."""
+    rows: list[Row] = []
+    for name in pareto_front(evaluation):
+        one = evaluation.strategies[name]
+        average = f"{100 * one.average.value:.1f}"
+        rows.append(
+            [
+                (marks[name] + escape(name), name),
+                (f"{one.tflops:.4g}", one.tflops),
+                (average, one.average.value),
+            ]
+        )
+    notes = "Each has a larger average than every strategy of no more TFLOPs. Random controls do not compete."
+    return table("Pareto front", ("strategy", "TFLOPs", "average, %"), rows, notes)
 
 
 def pairs_table(evaluation: Evaluation) -> str:
     """All paired differences, folded."""
     titles = {task: one.title for task, one in evaluation.benchmarks.items()}
-    rows = [
+    rows: list[Row] = [
         [
             (escape(pair.first), pair.first),
             (escape(pair.second), pair.second),
             (escape(titles.get(pair.benchmark, pair.benchmark)), pair.benchmark),
             (_difference(pair), pair.difference),
-            (f"{100 * pair.low:+.1f} … {100 * pair.high:+.1f}", pair.low),
+            (f"{points(pair.low)} … {points(pair.high)}", pair.low),
             (f"{pair.p:.2g}", pair.p),
             (escape(pair.test), pair.test),
             ("yes" if pair.significant else "no", str(pair.significant)),
@@ -119,7 +137,7 @@ def figures_table(evaluation: Evaluation) -> str:
     )
     if not names:
         return ""
-    rows = []
+    rows: list[Row] = []
     for name, strategy in evaluation.strategies.items():
         found = [
             strategy.benchmarks[task].figures.get(figure) if task in strategy.benchmarks else None
@@ -148,21 +166,17 @@ def _difference(pair: Difference) -> str:
     if pair.significant:
         kind, sign = ("worse", "▼") if pair.difference < 0 else ("better", "▲")
         word = "significant"
-    said = f"{word}, 95 %: {100 * pair.low:+.1f} to {100 * pair.high:+.1f}, p {pair.p:.2g}, {pair.test}"
+    said = f"{word}, 95 %: {points(pair.low)} to {points(pair.high)}, p {pair.p:.2g}, {pair.test}"
     return (
-        f'<span class="difference {kind}" title="{escape(said)}">{sign}&nbsp;{100 * pair.difference:+.1f}'
+        f'<span class="difference {kind}" title="{escape(said)}">{sign}&nbsp;{points(pair.difference)}'
         f'<span class="unseen"> {word}</span></span>'
     )
 
 
-def _head(benchmark: Benchmark) -> str:
-    return benchmark.title
-
-
 def _tasks(tasks: Mapping[str, Benchmark]) -> str:
     lines = "".join(
-        f"<li><b>{escape(one.title)}</b>: {escape(one.group)}, {escape(one.metric)}, {one.documents} documents"
-        f"{f'. {escape(one.note)}' if one.note else ''}</li>"
+        f"<li><b>{escape(one.title)}</b>: {escape(one.group)}, {escape(one.metric)}, {one.documents} "
+        f"documents{f'. {escape(one.note)}' if one.note else ''}</li>"
         for one in tasks.values()
     )
     return f"<details><summary>What the benchmarks are</summary><ul>{lines}</ul></details>"

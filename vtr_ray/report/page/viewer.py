@@ -56,15 +56,18 @@ def shown_layers(answer: Answer) -> list[int]:
 _CONTROLS = """
 <div class="controls">
  <div class="samples"><button type="button" class="previous">‹ previous</button>
- <span class="which" aria-live="polite"></span><button type="button" class="next">next ›</button></div>
+ <button type="button" class="next">next ›</button> <span class="which" aria-live="polite"></span></div>
  <label>strategy <select class="strategy"></select></label>
  <label class="depth"><span class="layer">layer 1</span>
  <input type="range" min="1" max="1" value="1" step="1"></label>
 </div>
 <div class="stage"><div class="picture"></div>
-<dl><dt>question</dt><dd class="question"></dd><dt>right answer</dt><dd class="target"></dd>
+<div><dl><dt>question</dt><dd class="question"></dd><dt>right answer</dt><dd class="target"></dd>
 <dt>answer</dt><dd><span class="answer"></span> <span class="verdict"></span></dd>
-<dt>vision tokens</dt><dd class="kept" aria-live="polite"></dd></dl></div>
+<dt>vision tokens</dt><dd class="kept" aria-live="polite"></dd></dl>
+<div class="scroll"><table class="answers-table"><caption>All strategies on this sample</caption><thead><tr>
+<th scope="col">strategy</th><th scope="col" class="heading">tokens</th><th scope="col">answer</th></tr>
+</thead><tbody></tbody></table></div></div></div>
 """
 
 
@@ -109,7 +112,7 @@ def _on_paper(sample: Sample, image: str, width: int, height: int) -> str:
         for label, one in sample.strategies.items()
     )
     return (
-        f'<article><h4>{escape(sample.task)} {sample.document}: {escape(sample.question)}</h4>'
+        f"<article><h4>{escape(sample.task)} {sample.document}: {escape(sample.question)}</h4>"
         f"<p>Right answer: {escape(sample.target)}. Tokens alive under {escape(name)}:</p>"
         f'<div class="panels">{panels}</div><ul class="answers">{answers}</ul></article>'
     )
