@@ -42,8 +42,8 @@ class _Page:
     def figure(self, drawing: Drawing) -> str:
         self.drawings.append(drawing)
         links = (
-            ("PNG", f"{drawing.name}.png", "image/png", drawing.png()),
-            ("SVG", f"{drawing.name}.svg", "image/svg+xml", drawing.svg().encode()),
+            ("PNG", f"{drawing.name}.png", "image/png", drawing.png),
+            ("SVG", f"{drawing.name}.svg", "image/svg+xml", drawing.svg.encode()),
             ("CSV", f"{drawing.name}.csv", "text/csv", drawing.csv().encode()),
         )
         return (
@@ -71,8 +71,8 @@ def write_page(inputs: Inputs, folder: Path, title: str = "Strategies compared")
     for name in ("figures", "data"):
         (folder / name).mkdir()
     for drawing in page.drawings:
-        (folder / "figures" / f"{drawing.name}.png").write_bytes(drawing.png())
-        (folder / "figures" / f"{drawing.name}.svg").write_text(drawing.svg(), encoding="utf-8")
+        (folder / "figures" / f"{drawing.name}.png").write_bytes(drawing.png)
+        (folder / "figures" / f"{drawing.name}.svg").write_text(drawing.svg, encoding="utf-8")
         (folder / "data" / f"{drawing.name}.csv").write_text(drawing.csv(), encoding="utf-8")
     for sheet in page.sheets:
         (folder / "data" / f"{sheet.name}.csv").write_text(sheet.csv(), encoding="utf-8")
@@ -173,7 +173,8 @@ def _about(results: Evaluation) -> str:
     when = time.strftime("%Y-%m-%d", time.localtime(results.created))
     return (
         f"Suite {results.suite} on {results.model}: {len(results.benchmarks)} benchmarks, "
-        f"{documents} documents, {results.layers} layers, {results.vision_tokens} vision tokens; evaluated {when}."
+        f"{documents} documents, {results.layers} layers, {results.vision_tokens} vision tokens; "
+        f"evaluated {when}."
     )
 
 

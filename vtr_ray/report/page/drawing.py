@@ -8,6 +8,7 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cached_property
 from html import escape
 from typing import Any
 
@@ -16,8 +17,8 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 
 INK, GRID, PAPER = "#1b1f24", "#d9dee5", "#fefefe"  # no other colour of a figure may equal one of these
-# Each is told from white and, as the page's style sheet repeats them, from dark by at least 3 to 1.
-SERIES = ("#0b62b4", "#c2410c", "#0f7b5f", "#a8327d", "#8a6100", "#6b46c1", "#0e7490", "#57606a")
+# Chosen to be told apart with any colour vision; the page's style sheet has them for dark paper, too.
+SERIES = ("#1e07c7", "#f6396d", "#0b5202", "#3486f8", "#75024b", "#619702", "#e054ab", "#58238f")
 _MARKERS = "oDs^vPX*"
 _DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.2, 1.5)))
 _PAGE_COLOURS = {INK: "currentColor", GRID: "var(--grid)", PAPER: "var(--card)"} | {
@@ -50,20 +51,25 @@ class Drawing:
         """The data."""
         return to_csv(self.columns, self.rows)
 
+    @cached_property
     def png(self) -> bytes:
         """On white."""
         FigureCanvasAgg(self.figure)
         file = io.BytesIO()
-        self.figure.savefig(file, format="png", dpi=144, facecolor="white", metadata={"Software": None})
+        self.figure.savefig(file, format="png", dpi=144, facecolor=PAPER, metadata={"Software": None})
         return file.getvalue()
 
+    @cached_property
     def svg(self) -> str:
         """On white, whole by itself."""
-        return self._svg(facecolor="white")
+        file = io.StringIO()
+        with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": self.name}):
+            self.figure.savefig(file, format="svg", facecolor=PAPER, metadata=_NO_METADATA)
+        return file.getvalue()
 
     def inline(self) -> str:
         """For the page: colours of the page, title and description, ids that no other figure has."""
-        text = re.sub(r"<metadata>.*?</metadata>", "", self._svg(transparent=True), flags=re.S)
+        text = re.sub(r"<metadata>.*?</metadata>", "", self.svg, flags=re.S)
         text = text[text.index("<svg") :]
         for colour, ours in _PAGE_COLOURS.items():
             text = text.replace(colour, ours)
@@ -74,12 +80,6 @@ class Drawing:
         title = f'<title id="{self.name}-title">{escape(self.title)}</title>'
         words = f'<desc id="{self.name}-text">{escape(self.text)}</desc>'
         return f"<svg {box.group() if box else ''} {label}>{title}{words}{body}"
-
-    def _svg(self, **options: Any) -> str:
-        file = io.StringIO()
-        with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": self.name}):
-            self.figure.savefig(file, format="svg", metadata=_NO_METADATA, **options)
-        return file.getvalue()
 
 
 def looks(names: Iterable[str]) -> dict[str, Look]:

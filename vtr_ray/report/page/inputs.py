@@ -91,7 +91,7 @@ def read_runs(runs: Sequence[Path]) -> Inputs:
             named += [Path(one.search).resolve() for one in found.results.strategies.values() if one.search]
         elif not below:
             raise InputError(f"{run} is no run directory (no {EVALUATION}, no search.json); name one that is")
-        for path in below:
+        for path in (path for path in below if path not in searches):
             searches[path] = read_search_run(path, path.relative_to(run.parent).as_posix())
     for path in dict.fromkeys(path for path in named if search_directories(path) == [path]):
         searches.setdefault(path, read_search_run(path))

@@ -34,7 +34,7 @@ def _layer(run: SearchRun, search: GSearch, layer: LayerResult, belief: LayerBel
     with axes_of(4.0, 2.9) as (figure, axes):
         if belief is not None:
             curves = list(zip(belief.mean, belief.low, belief.high, strict=True))
-            axes.fill_between(rates, belief.low, belief.high, color=MEAN, alpha=0.18, linewidth=0)
+            axes.fill_between(rates, belief.low, belief.high, color=MEAN, alpha=0.25, linewidth=0)
             axes.plot(rates, belief.mean, color=MEAN, linewidth=1.6)
         axes.plot(list(tried), list(tried.values()), "o", color=TRIED, markersize=4.5, zorder=4)
         if layer.rate is not None:
