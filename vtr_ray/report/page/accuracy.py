@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from matplotlib.ticker import MaxNLocator
+
 from vtr_ray.report.page.drawing import INK, PAPER, Drawing, Look, axes_of, slug
 from vtr_ray.report.page.evaluations import Evaluation
 from vtr_ray.search.front import non_dominated
@@ -19,7 +21,7 @@ def pareto_front(evaluation: Evaluation) -> list[str]:
 def draw_accuracy(evaluation: Evaluation, looks: Mapping[str, Look], name: str = "accuracy") -> Drawing:
     """Average with its interval; random controls hollow, in the colour of what they control."""
     front, rows = pareto_front(evaluation), []
-    with axes_of(5.2, 4.3) as (figure, axes):
+    with axes_of(5.0, 4.3) as (figure, axes):
         steps = [evaluation.strategies[one] for one in front]
         axes.plot(
             [one.tflops for one in steps],
@@ -51,6 +53,7 @@ def draw_accuracy(evaluation: Evaluation, looks: Mapping[str, Look], name: str =
             )
         axes.set(xlabel="TFLOPs of a prefill", ylabel="average over the benchmarks, %")
         axes.margins(0.08)
+        axes.xaxis.set_major_locator(MaxNLocator(6))
         figure.legend(loc="outside lower center", ncols=2)
     return Drawing(
         name=slug(name),

@@ -104,7 +104,7 @@ def to_csv(columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> str:
 
 
 @contextmanager
-def axes_of(width: float = 5.2, height: float = 4.0) -> Iterator[tuple[Figure, Any]]:
+def axes_of(width: float = 5.0, height: float = 4.0) -> Iterator[tuple[Figure, Any]]:
     """A new figure and its axes in the page's style. No pyplot. `$` in a name is a dollar."""
     style = {
         "text.parse_math": False,

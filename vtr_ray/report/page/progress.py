@@ -77,7 +77,7 @@ def draw_trials(run: SearchRun) -> Drawing:
         rows.append(
             (entry.trial, entry.layer, entry.rate, entry.score, entry.objective, best.get(entry.layer))
         )
-    with axes_of(5.2, 3.3) as (figure, axes):
+    with axes_of(5.0, 3.2) as (figure, axes):
         measured = [row for row in rows if row[3] is not None]
         trial = [row[0] for row in measured]
         axes.plot(trial, [row[3] for row in measured], "o", color=TRIED, markersize=4, label="E of the trial")
