@@ -10,8 +10,10 @@ from typing import Any
 import page_files
 import pytest
 
+from vtr_ray import strategies
 from vtr_ray.errors import InputError
-from vtr_ray.report.page import read_runs
+from vtr_ray.report.page import read_runs, write_page
+from vtr_ray.report.page.drawing import looks
 from vtr_ray.report.page.evaluations import read_evaluation, read_samples
 from vtr_ray.report.page.searches import read_search_run, search_directories
 from vtr_ray.report.page.sheets import verdict
@@ -126,3 +128,73 @@ def test_the_verdict_names_what_is_significant_and_leaves_random_controls_out(tm
     ]
     alone = broken(lambda content: content.update(pairs=[]))
     assert verdict(read_evaluation(page_files.write_evaluation(tmp_path / "alone", alone))) == []
+
+
+def search_with_comparison(path: Path) -> dict[str, Any]:
+    """A search and the table it ends with; gives the table."""
+    found = page_files.write_search(path, iterations=0)
+
+    def row(name: str, schedule: Schedule, accuracy: float, **pairs: Any) -> dict[str, Any]:
+        interval = {
+            key: {"mean": mean, "low": mean - 0.01, "high": mean + 0.01} for key, mean in pairs.items()
+        }
+        costs = {"memory_cost": schedule.memory_cost, "tflops": 0.001, "prefill_seconds": 0.02}
+        base = {
+            "name": name,
+            "schedule": schedule.to_dict(),
+            "accuracy": accuracy,
+            "per_source": {"vtr_text": 0.5},
+        }
+        return {**base, "difference": None, "to_found": None, **interval, **costs}
+
+    table = {
+        "samples": 40,
+        "found": "G-Search",
+        "rows": [
+            row("no reduction", strategies.none(12), 0.98),
+            row("G-Search", found, 0.975, difference=-0.005),
+            row("FastV", strategies.fastv(12), 0.9, difference=-0.08, to_found=-0.075),
+        ],
+    }
+    (path / "comparison.json").write_text(json.dumps(table))
+    return table
+
+
+def test_a_searchs_own_comparison_stands_in_for_an_evaluation(tmp_path: Path) -> None:
+    search_with_comparison(tmp_path / "gsearch-x")
+    inputs = read_runs([tmp_path / "gsearch-x"])
+    (run,) = inputs.evaluations
+    assert (run.name, inputs.names, list(inputs.schedules)) == (
+        *("gsearch-x", ["gsearch-x"], ["no reduction", "G-Search", "FastV"]),
+    )
+    assert verdict(run.results) == [
+        "Significantly less accurate than no reduction on average (paired, 95 %, points): FastV (−8.0)",
+        "No significant difference to no reduction: G-Search (−0.5)",
+    ]
+    beside = run.results.difference("FastV", to="G-Search")
+    assert beside is not None and beside.difference == -0.075
+    text = write_page(inputs, empty(tmp_path / "page")).read_text()
+    assert "prefill ms" in text and "decode ms" not in text
+    (tmp_path / "gsearch-x" / "comparison.json").write_text('{"rows": []}')
+    with pytest.raises(InputError, match=r"comparison.json is broken \([^\n]*; --resume of the search"):
+        read_runs([tmp_path / "gsearch-x"])
+
+
+def test_an_evaluation_that_names_a_search_replaces_its_comparison(tmp_path: Path) -> None:
+    search_with_comparison(tmp_path / "gsearch-x")
+    content = page_files.evaluation(SCHEDULE, str(tmp_path / "gsearch-x"))
+    run = page_files.write_evaluation(tmp_path / "evaluate-x", content)
+    inputs = read_runs([tmp_path / "gsearch-x", run])
+    assert [one.name for one in inputs.evaluations] == ["evaluate-x"]
+    assert inputs.names == ["evaluate-x", "gsearch-x"]
+
+
+def test_more_strategies_than_colours_are_still_told_apart() -> None:
+    names = [str(number) for number in range(16)]
+    found = looks(names)
+    assert len({(look.colour, look.marker) for look in found.values()}) == len(names)
+
+
+def empty(folder: Path) -> Path:
+    folder.mkdir()
+    return folder

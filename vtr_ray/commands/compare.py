@@ -40,7 +40,12 @@ def compare(runs: Sequence[str], out: Path | None, console: Console) -> Path:
             logged = [f"MLflow run: {run_id}, artifact {INDEX}; open the UI with", f"  {ui_command(uri)}"]
         except InputError as error:
             logged = [f"Not in MLflow: {error}"]
-    significant = [line for run in inputs.evaluations for line in verdict(run.results)]
+    several = len(inputs.evaluations) > 1
+    significant = [
+        f"{run.name}: {line}" if several else line
+        for run in inputs.evaluations
+        for line in verdict(run.results)
+    ]
     for line in (
         *significant,
         f"Page:       {folder / INDEX}",

@@ -23,7 +23,7 @@ def show(
     figure: Path | None,
     console: Console,
 ) -> None:
-    """Prints ranking, memory cost, rates and their curve; on request counts, FLOPs, P-Sigmoid's fit, a figure."""
+    """Prints ranking, memory cost, rates and their curve; on request counts, FLOPs, a fit, a figure."""
     loaded = Schedule.load(path)
     console.print(
         f"{loaded.num_layers} layers, memory cost {loaded.memory_cost:.3f}, {loaded.ranking} ranking"

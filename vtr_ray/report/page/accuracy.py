@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from matplotlib.ticker import MaxNLocator
 
 from vtr_ray.report.page.drawing import INK, PAPER, Drawing, Look, axes_of, slug
-from vtr_ray.report.page.evaluations import Evaluation
+from vtr_ray.report.page.evaluations import Evaluation, Measured
 from vtr_ray.search.front import non_dominated
 
 
@@ -38,7 +38,7 @@ def draw_accuracy(evaluation: Evaluation, looks: Mapping[str, Look], name: str =
             axes.errorbar(
                 [one.tflops],
                 [100 * mean.value],
-                [[100 * max(0.0, mean.value - mean.low)], [100 * max(0.0, mean.high - mean.value)]],
+                _bars(mean),
                 color=look.colour,
                 marker=look.marker,
                 markerfacecolor=PAPER if one.control else look.colour,
@@ -51,7 +51,7 @@ def draw_accuracy(evaluation: Evaluation, looks: Mapping[str, Look], name: str =
             rows.append(
                 (label, one.tflops, mean.value, mean.low, mean.high, int(label in front), int(one.control))
             )
-        axes.set(xlabel="TFLOPs of a prefill", ylabel="average over the benchmarks, %")
+        axes.set(xlabel="TFLOPs of a prefill", ylabel="average, %")
         axes.margins(0.08)
         axes.xaxis.set_major_locator(MaxNLocator(6))
         figure.legend(loc="outside lower center", ncols=2)
@@ -69,3 +69,10 @@ def draw_accuracy(evaluation: Evaluation, looks: Mapping[str, Look], name: str =
         rows=rows,
         figure=figure,
     )
+
+
+def _bars(mean: Measured) -> list[list[float]] | None:
+    """Below and above the value, in percent."""
+    if mean.low is None or mean.high is None:
+        return None
+    return [[100 * max(0.0, mean.value - mean.low)], [100 * max(0.0, mean.high - mean.value)]]

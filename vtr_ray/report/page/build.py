@@ -97,7 +97,7 @@ def _evaluation(page: _Page, inputs: Inputs, run: EvaluationRun, alone: bool) ->
         "" if alone else f", {run.name}",
         "" if alone else f"-{slug(run.name)}",
     )
-    looks = inputs.looks_of(results)
+    looks = inputs.looks_of(run)
     marks = {name: mark_of(look, hollow=results.strategies[name].control) for name, look in looks.items()}
     lines = "".join(f"<li>{escape(line)}</li>" for line in verdict(results))
     page.add(
@@ -169,13 +169,15 @@ def _subtitle(inputs: Inputs) -> str:
 
 
 def _about(results: Evaluation) -> str:
-    documents = sum(one.documents for one in results.benchmarks.values())
+    documents = sum(one.documents or 0 for one in results.benchmarks.values())
+    counts = [
+        f"{len(results.benchmarks)} benchmarks",
+        *([f"{documents} documents"] if documents else []),
+        f"{results.layers} layers",
+        f"{results.vision_tokens} vision tokens",
+    ]
     when = time.strftime("%Y-%m-%d", time.localtime(results.created))
-    return (
-        f"Suite {results.suite} on {results.model}: {len(results.benchmarks)} benchmarks, "
-        f"{documents} documents, {results.layers} layers, {results.vision_tokens} vision tokens; "
-        f"evaluated {when}."
-    )
+    return f"Suite {results.suite} on {results.model}: {', '.join(counts)}; evaluated {when}."
 
 
 def _downloads(*links: tuple[str, str, str, bytes]) -> str:

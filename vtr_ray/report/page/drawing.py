@@ -82,12 +82,15 @@ class Drawing:
         return f"<svg {box.group() if box else ''} {label}>{title}{words}{body}"
 
 
+UNNAMED = Look(SERIES[-1], "o", "-")  # of a control without its strategy
+
+
 def looks(names: Iterable[str]) -> dict[str, Look]:
-    """A look for each name; names beyond the eighth repeat colours with other dashes."""
+    """A look for each name; names beyond the eighth repeat colours with other markers and dashes."""
     return {
         name: Look(
             SERIES[number % len(SERIES)],
-            _MARKERS[number % len(_MARKERS)],
+            _MARKERS[(number + 3 * (number // len(SERIES))) % len(_MARKERS)],
             _DASHES[(number + number // len(SERIES)) % len(_DASHES)],
         )
         for number, name in enumerate(names)
@@ -122,6 +125,7 @@ def axes_of(width: float = 5.0, height: float = 4.0) -> Iterator[tuple[Figure, A
         "axes.spines.top": False,
         "axes.spines.right": False,
         "axes.facecolor": "none",
+        "axes.formatter.useoffset": False,
         "legend.frameon": False,
         "legend.fontsize": 9,
     }

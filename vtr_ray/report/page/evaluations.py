@@ -29,18 +29,18 @@ class Benchmark(_Part):
     """A task of a suite. documents: how many were asked. note: what a reader must know of it."""
 
     title: str
-    group: str
-    metric: str
-    documents: int
+    group: str = ""
+    metric: str = ""
+    documents: int | None = None
     note: str = ""
 
 
 class Measured(_Part):
-    """A value in [0, 1] with its interval; figures: the task's own, as it reports them."""
+    """A value in [0, 1], with its interval where one is known. figures: what the task itself reports."""
 
     value: float
-    low: float
-    high: float
+    low: float | None = None
+    high: float | None = None
     figures: dict[str, float] = {}
 
 
@@ -71,7 +71,7 @@ class Difference(_Part):
     difference: float
     low: float
     high: float
-    p: float
+    p: float | None
     test: str
     significant: bool
 

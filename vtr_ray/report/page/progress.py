@@ -11,6 +11,7 @@ from vtr_ray.report.page.searches import SearchRun
 from vtr_ray.search import GSearch, LayerBelief, LayerResult
 
 MEAN, TRIED, CHOSEN = SERIES[0], SERIES[1], SERIES[2]
+_LEAST = 0.02  # of E from bottom to top: less is noise
 
 
 def draw_layers(run: SearchRun) -> list[Drawing]:
@@ -51,6 +52,9 @@ def _layer(run: SearchRun, search: GSearch, layer: LayerResult, belief: LayerBel
             )
         axes.set(xlabel=f"keeping rate from layer {layer.layer} on", ylabel=value)
         axes.xaxis.set_major_locator(MaxNLocator(6))
+        low, high = axes.get_ylim()
+        wider = max(0.0, _LEAST - (high - low)) / 2
+        axes.set_ylim(low - wider, high + wider)
     chosen = "none yet" if layer.rate is None else f"{layer.rate:.3f}"
     values = [value for value in tried.values() if value is not None]
     spread = f"{value} from {min(values):.3f} to {max(values):.3f}" if values else "none measured"

@@ -13,6 +13,12 @@ from vtr_ray.search.fit import Fit
 Cell = tuple[str, str | float | None]
 """What a cell shows, HTML, and the value that it is sorted by; None sorts last."""
 Row = Sequence[Cell]
+_COSTS = (  # fields of a strategy, titles, formats
+    ("memory_cost", "memory cost", ".3f"),
+    ("tflops", "TFLOPs", ".4g"),
+    ("prefill_ms", "prefill ms", ".1f"),
+    ("decode_ms", "decode ms", ".1f"),
+)
 
 
 def table(caption: str, columns: Sequence[str], rows: Iterable[Row], notes: str = "") -> str:
@@ -37,15 +43,12 @@ def table(caption: str, columns: Sequence[str], rows: Iterable[Row], notes: str 
 def benchmark_table(evaluation: Evaluation, marks: Mapping[str, str]) -> str:
     """Strategies by benchmarks and costs. marks: HTML that shows a strategy's look."""
     tasks = evaluation.benchmarks
+    known = evaluation.strategies.values()
+    shown = [one for one in _COSTS if any(getattr(strategy, one[0]) is not None for strategy in known)]
     rows: list[Row] = []
     for name, strategy in evaluation.strategies.items():
         values = [(AVERAGE, strategy.average), *((task, strategy.benchmarks.get(task)) for task in tasks)]
-        costs: list[tuple[float | None, str]] = [
-            (strategy.memory_cost, ".3f"),
-            (strategy.tflops, ".4g"),
-            (strategy.prefill_ms, ".1f"),
-            (strategy.decode_ms, ".1f"),
-        ]
+        costs = [(getattr(strategy, field), form) for field, _, form in shown]
         kind = ' class="control"' if strategy.control else ""
         rows.append(
             [
@@ -62,7 +65,7 @@ def benchmark_table(evaluation: Evaluation, marks: Mapping[str, str]) -> str:
         "Random tokens: the control that drops as many tokens at random."
     )
     missing = "; ".join(f"{escape(task)}: {escape(why)}" for task, why in evaluation.missing.items())
-    columns = ["strategy", AVERAGE, *heads, "memory cost", "TFLOPs", "prefill ms", "decode ms"]
+    columns = ["strategy", AVERAGE, *heads, *(title for _, title, _ in shown)]
     return table(
         "Benchmarks", columns, rows, notes + (f" Not measured: {missing}." if missing else "")
     ) + _tasks(tasks)
@@ -111,7 +114,7 @@ def pairs_table(evaluation: Evaluation) -> str:
             (escape(titles.get(pair.benchmark, pair.benchmark)), pair.benchmark),
             (_difference(pair), pair.difference),
             (f"{points(pair.low)} … {points(pair.high)}", pair.low),
-            (f"{pair.p:.2g}", pair.p),
+            ("–" if pair.p is None else f"{pair.p:.2g}", pair.p),
             (escape(pair.test), pair.test),
             ("yes" if pair.significant else "no", str(pair.significant)),
         ]
@@ -156,8 +159,10 @@ def figures_table(evaluation: Evaluation) -> str:
 def _measured(value: Measured | None, pair: Difference | None) -> Cell:
     if value is None:
         return "–", None
-    interval = f"95 %: {100 * value.low:.1f} to {100 * value.high:.1f}"
-    shown = f'<span title="{interval}">{100 * value.value:.1f}</span>'
+    shown = f"{100 * value.value:.1f}"
+    if value.low is not None and value.high is not None:
+        interval = f"95 %: {100 * value.low:.1f} to {100 * value.high:.1f}"
+        shown = f'<span title="{interval}">{shown}</span>'
     return shown + (f"<br>{_difference(pair)}" if pair is not None else ""), value.value
 
 
@@ -166,20 +171,29 @@ def _difference(pair: Difference) -> str:
     if pair.significant:
         kind, sign = ("worse", "▼") if pair.difference < 0 else ("better", "▲")
         word = "significant"
-    said = f"{word}, 95 %: {points(pair.low)} to {points(pair.high)}, p {pair.p:.2g}, {pair.test}"
+    said = f"{word}, 95 %: {points(pair.low)} to {points(pair.high)}, {_chance(pair)}{pair.test}"
     return (
         f'<span class="difference {kind}" title="{escape(said)}">{sign}&nbsp;{points(pair.difference)}'
         f'<span class="unseen"> {word}</span></span>'
     )
 
 
+def _chance(pair: Difference) -> str:
+    return "" if pair.p is None else f"p {pair.p:.2g}, "
+
+
 def _tasks(tasks: Mapping[str, Benchmark]) -> str:
-    lines = "".join(
-        f"<li><b>{escape(one.title)}</b>: {escape(one.group)}, {escape(one.metric)}, {one.documents} "
-        f"documents{f'. {escape(one.note)}' if one.note else ''}</li>"
-        for one in tasks.values()
-    )
-    return f"<details><summary>What the benchmarks are</summary><ul>{lines}</ul></details>"
+    lines = []
+    for one in tasks.values():
+        documents = "" if one.documents is None else f"{one.documents} documents"
+        said = ", ".join(filter(None, (one.group, one.metric, documents)))
+        if said or one.note:
+            lines.append(
+                f"<li><b>{escape(one.title)}</b>: {escape('. '.join(filter(None, (said, one.note))))}</li>"
+            )
+    if not lines:
+        return ""
+    return f"<details><summary>What the benchmarks are</summary><ul>{''.join(lines)}</ul></details>"
 
 
 def _sorted_by(value: str | float | None) -> str:
