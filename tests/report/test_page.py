@@ -138,6 +138,8 @@ def test_figures_take_the_colours_of_the_page_and_say_what_they_show(made: Made)
         assert not re.findall(r"#[0-9a-f]{6}\b", chart)
         assert "currentColor" in chart and "var(--series-" in chart
         assert re.search(r"<title [^>]*>[^<]+</title><desc [^>]*>[^<]+</desc>", chart)
+    for name, schedule in made.inputs.schedules.items():  # words are not shortened as paths are
+        assert f">{name} ({schedule.memory_cost:.3f})</text>" in charts[0]
     assert INK in (made.folder / "figures" / "accuracy.svg").read_text()
 
 
@@ -340,3 +342,8 @@ def test_a_search_that_keeps_accuracy_shows_the_bounds_that_it_models(tmp_path: 
     observed = {row[0]: row[4] for row in drawing.rows}
     for trial in run.gsearch.layers[0].trials:
         assert observed[trial.rate] == trial.bound
+
+
+def test_series_look_the_same_in_figures_and_in_the_style_sheet(made: Made) -> None:
+    light = re.findall(r"--series-\d: light-dark\((#\w{6}), #\w{6}\);", made.text)
+    assert tuple(light) == SERIES

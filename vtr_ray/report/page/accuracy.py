@@ -21,7 +21,7 @@ def pareto_front(evaluation: Evaluation) -> list[str]:
 def draw_accuracy(evaluation: Evaluation, looks: Mapping[str, Look], name: str = "accuracy") -> Drawing:
     """Average with its interval; random controls hollow, in the colour of what they control."""
     front, rows = pareto_front(evaluation), []
-    with axes_of(5.0, 4.3) as (figure, axes):
+    with axes_of(5.0, 3.4 + 0.12 * len(evaluation.strategies)) as (figure, axes):
         steps = [evaluation.strategies[one] for one in front]
         axes.plot(
             [one.tflops for one in steps],

@@ -24,6 +24,7 @@ from vtr_ray.report.page.tables import (
     fits_table,
     front_table,
     pairs_table,
+    tasks_list,
 )
 from vtr_ray.report.page.viewer import viewer
 
@@ -92,11 +93,8 @@ def _curves(page: _Page, inputs: Inputs) -> None:
 
 
 def _evaluation(page: _Page, inputs: Inputs, run: EvaluationRun, alone: bool) -> None:
-    results, ending, part = (
-        run.results,
-        "" if alone else f", {run.name}",
-        "" if alone else f"-{slug(run.name)}",
-    )
+    results = run.results
+    ending, part = ("", "") if alone else (f", {run.name}", f"-{slug(run.name)}")
     looks = inputs.looks_of(run)
     marks = {name: mark_of(look, hollow=results.strategies[name].control) for name, look in looks.items()}
     lines = "".join(f"<li>{escape(line)}</li>" for line in verdict(results))
@@ -106,9 +104,9 @@ def _evaluation(page: _Page, inputs: Inputs, run: EvaluationRun, alone: bool) ->
         f'<ul class="lines">{lines}</ul>' if lines else "",
         benchmark_table(results, marks),
         page.sheet(benchmark_sheet(results, f"benchmarks{part}")),
+        tasks_list(results.benchmarks),
         figures_table(results),
-        pairs_table(results) if results.pairs else "",
-        page.sheet(pairs_sheet(results, f"differences{part}")) if results.pairs else "",
+        pairs_table(results, page.sheet(pairs_sheet(results, f"differences{part}"))) if results.pairs else "",
     )
     page.add(
         f"Accuracy against TFLOPs{ending}",

@@ -26,7 +26,7 @@ def draw_curves(
 ) -> Drawing:
     """Steps for schedules, thin lines for fits."""
     rows: list[tuple[Any, ...]] = []
-    with axes_of(5.0, 4.3) as (figure, axes):
+    with axes_of(5.0, 3.5 + 0.17 * len(schedules)) as (figure, axes):
         for number, (name, schedule) in enumerate(schedules.items()):
             layers, look = range(1, schedule.num_layers + 1), looks[name]
             axes.plot(

@@ -8,13 +8,14 @@ import re
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from html import escape
 from typing import Any
 
 import matplotlib
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
+from PIL import Image
 
 INK, GRID, PAPER = "#1b1f24", "#d9dee5", "#fefefe"  # no other colour of a figure may equal one of these
 # Chosen to be told apart with any colour vision; the page's style sheet has them for dark paper, too.
@@ -24,6 +25,7 @@ _DASHES: tuple[Any, ...] = ("-", (0, (5, 1.5)), (0, (1.2, 1.2)), (0, (6, 1.5, 1.
 _PAGE_COLOURS = {INK: "currentColor", GRID: "var(--grid)", PAPER: "var(--card)"} | {
     colour: f"var(--series-{number})" for number, colour in enumerate(SERIES, start=1)
 }
+_DPI = 144
 _NO_METADATA = dict.fromkeys(("Date", "Creator", "Format", "Type"))
 
 
@@ -56,8 +58,11 @@ class Drawing:
         """On white."""
         FigureCanvasAgg(self.figure)
         file = io.BytesIO()
-        self.figure.savefig(file, format="png", dpi=144, facecolor=PAPER, metadata={"Software": None})
-        return file.getvalue()
+        self.figure.savefig(file, format="png", dpi=_DPI, facecolor=PAPER)
+        # Few colours: a third of the size.
+        small, few = io.BytesIO(), Image.open(file).convert("RGB").quantize(64, dither=Image.Dither.NONE)
+        few.save(small, "PNG", optimize=True, dpi=(_DPI, _DPI))
+        return small.getvalue()
 
     @cached_property
     def svg(self) -> str:
@@ -65,7 +70,9 @@ class Drawing:
         file = io.StringIO()
         with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": self.name}):
             self.figure.savefig(file, format="svg", facecolor=PAPER, metadata=_NO_METADATA)
-        return file.getvalue()
+        # In paths a hundredth of a point is enough: half of the file would be digits.
+        shorter = partial(re.sub, r"(\.\d\d)\d+", r"\1")
+        return re.sub(r' d="[^"]*"', lambda path: shorter(path.group()), file.getvalue())
 
     def inline(self) -> str:
         """For the page: colours of the page, title and description, ids that no other figure has."""

@@ -66,9 +66,7 @@ def benchmark_table(evaluation: Evaluation, marks: Mapping[str, str]) -> str:
     )
     missing = "; ".join(f"{escape(task)}: {escape(why)}" for task, why in evaluation.missing.items())
     columns = ["strategy", AVERAGE, *heads, *(title for _, title, _ in shown)]
-    return table(
-        "Benchmarks", columns, rows, notes + (f" Not measured: {missing}." if missing else "")
-    ) + _tasks(tasks)
+    return table("Benchmarks", columns, rows, notes + (f" Not measured: {missing}." if missing else ""))
 
 
 def fits_table(fits: Mapping[str, Fit], marks: Mapping[str, str]) -> str:
@@ -104,8 +102,8 @@ def front_table(evaluation: Evaluation, marks: Mapping[str, str]) -> str:
     return table("Pareto front", ("strategy", "TFLOPs", "average, %"), rows, notes)
 
 
-def pairs_table(evaluation: Evaluation) -> str:
-    """All paired differences, folded."""
+def pairs_table(evaluation: Evaluation, link: str) -> str:
+    """All paired differences, folded, with the link to their data."""
     titles = {task: one.title for task, one in evaluation.benchmarks.items()}
     rows: list[Row] = [
         [
@@ -124,7 +122,7 @@ def pairs_table(evaluation: Evaluation) -> str:
     return (
         f"<details><summary>All {len(rows)} paired differences</summary>"
         + table("Paired differences, in points", columns, rows)
-        + "</details>"
+        + f"{link}</details>"
     )
 
 
@@ -182,7 +180,8 @@ def _chance(pair: Difference) -> str:
     return "" if pair.p is None else f"p {pair.p:.2g}, "
 
 
-def _tasks(tasks: Mapping[str, Benchmark]) -> str:
+def tasks_list(tasks: Mapping[str, Benchmark]) -> str:
+    """What the tasks are, folded; empty where nothing is known of them."""
     lines = []
     for one in tasks.values():
         documents = "" if one.documents is None else f"{one.documents} documents"
