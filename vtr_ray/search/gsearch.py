@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from vtr_ray.errors import InputError
 from vtr_ray.schedule import Schedule
 from vtr_ray.search.asktell import Search, Trial, TrialResult, checked_float, checked_int
+from vtr_ray.search.belief import LayerBelief, by_rate
 from vtr_ray.search.line import Line
 from vtr_ray.search.objectives import PAPER, allowed_drop
 from vtr_ray.search.optimiser import Surrogate, checked_kind, spread
@@ -27,20 +28,6 @@ class LayerResult:
     trials: tuple[TrialResult, ...]
     inherited: TrialResult | None
     rate: float | None
-
-
-@dataclass(frozen=True)
-class LayerBelief:
-    """What the surrogate says of one searched layer, after all its trials so far.
-
-    rates: the layer's whole grid, ascending. mean, low, high: at each rate, `low..high` holding 95 %: of E;
-    where accuracy is to be kept, of the bound that `tell` took.
-    """
-
-    rates: tuple[float, ...]
-    mean: tuple[float, ...]
-    low: tuple[float, ...]
-    high: tuple[float, ...]
 
 
 class GSearch(Search):
@@ -149,15 +136,7 @@ class GSearch(Search):
         line = self._lines.get(layer)
         if line is None:
             raise InputError(f"layer {layer} was not searched; ask for one of {sorted(self._lines)}.")
-        found = line.belief()
-        if found is None:
-            return None
-        top = len(line.points) - 1
-        rates = tuple(tokens / self._grid for tokens in range(top + 1))
-        # The line models outcomes less what the rate costs.
-        cost = [line.surrogate.slope * point for point in line.points]
-        parts = ((v + c for v, c in zip(p, cost, strict=True)) for p in (found.mean, found.low, found.high))
-        return LayerBelief(rates, *(tuple(part) for part in parts))
+        return by_rate(line.belief(), len(line.points) - 1, self._grid, line.surrogate.slope)
 
     def recall(
         self,
@@ -168,19 +147,16 @@ class GSearch(Search):
         stopped: float | None = None,
         failure: str | None = None,
     ) -> None:
-        """Take the next trial of a recorded run as asked and told, without having the optimiser propose it.
+        """Take the next trial of a recorded run as asked and told; nothing is proposed.
 
-        Raises:
-            InputError: the search could not have asked for it now.
+        Raises InputError: the search could not have asked for it now.
         """
+        where = f"trial {len(self._entries) + 1} at layer {layer}, rate {rate}"
         record = {"id": len(self._entries) + 1, "layer": layer, "score": score, "failure": failure}
         try:
-            if rate is None:
-                raise ValueError("no rate")
-            point = round(rate * self._grid)
+            point = round((-1 if rate is None else rate) * self._grid)
             self._restore({**record, "point": point, "bound": bound, "stopped": stopped})
-        except (ValueError, IndexError, TypeError, AssertionError):
-            where = f"trial {record['id']} at layer {layer}, rate {rate}"
+        except (ValueError, TypeError, AssertionError):
             raise InputError(f"{where} is not of this search; give the trials of its own ledger.") from None
 
     @property

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from vtr_ray.search.optimiser import Belief, Known, Surrogate, believe, propose
+from vtr_ray.search.belief import Belief, believe
+from vtr_ray.search.optimiser import Known, Surrogate, propose
 
 
 class Line:

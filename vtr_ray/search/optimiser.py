@@ -23,8 +23,6 @@ SHORTLIST, EACH_GAP = (
     2,
 )  # such points are chosen among the best, and the best of each gap between tried ones
 
-_QUANTILES = 101  # of each member's normal, for the band of them all
-
 
 @dataclass(frozen=True)
 class Surrogate:
@@ -128,13 +126,13 @@ def _by_model(
     from linear_operator.utils.errors import NanError, NotPSDError
 
     try:
-        model, best = _model(points, known, surrogate)
+        model, best = model_of(points, known, surrogate)
         chosen: list[int] = []
         left = list(unseen)
         reached = [i for i, value in known.values.items() if needed is not None and value >= needed]
         ceiling = points[min(reached)] if reached else 1.0
         while len(chosen) < count:
-            candidates, pending = _column(points, left), _column(points, chosen)
+            candidates, pending = column(points, left), column(points, chosen)
             with torch.no_grad():
                 if needed is None:
                     gains = _improvement(model, best, candidates, pending, seed)
@@ -148,42 +146,6 @@ def _by_model(
     except (NanError, NotPSDError, torch.linalg.LinAlgError):  # type: ignore[attr-defined]
         return None
     return chosen
-
-
-@dataclass(frozen=True)
-class Belief:
-    """What a surrogate says of outcomes at the points of a grid: mean, and the band that holds 95 %."""
-
-    mean: tuple[float, ...]
-    low: tuple[float, ...]
-    high: tuple[float, ...]
-
-
-def believe(points: Sequence[float], known: Known, surrogate: Surrogate) -> Belief | None:
-    """The surrogate's posterior of the outcome at every point; None where none serves, as in `propose`.
-
-    Members of an ensemble count alike, so the band may be lopsided where they disagree about a cliff.
-    """
-    values = known.values.values()
-    if max(values, default=0.0) - min(values, default=0.0) <= 1e-12:
-        return None
-    import torch
-
-    with calm(0):
-        from linear_operator.utils.errors import NanError, NotPSDError
-
-        try:
-            model, _ = _model(points, known, surrogate)
-            with torch.no_grad():
-                posterior = model.posterior(_column(points, range(len(points)))[:, None])
-                mean = posterior.mean.reshape(len(points), -1)
-                deviation = posterior.variance.clamp(min=0).sqrt().reshape(len(points), -1)
-        except (NanError, NotPSDError, torch.linalg.LinAlgError):  # type: ignore[attr-defined]
-            return None
-    steps = (torch.arange(_QUANTILES, dtype=mean.dtype) + 0.5) / _QUANTILES
-    likely = mean.unsqueeze(-1) + deviation.unsqueeze(-1) * torch.special.ndtri(steps)
-    ends = likely.flatten(1).quantile(mean.new_tensor([0.025, 0.975]), dim=1)
-    return Belief(tuple(mean.mean(1).tolist()), *(tuple(end.tolist()) for end in ends))
 
 
 def _shortlist(
@@ -207,18 +169,19 @@ def _shortlist(
     return [unseen[place] for place in places], torch.tensor([gains[place] for place in places])
 
 
-def _column(points: Sequence[float], indices: Sequence[int]) -> Any:
+def column(points: Sequence[float], indices: Sequence[int]) -> Any:
+    """Some points of a grid, as BoTorch takes them: [n, 1]."""
     import torch
 
     return torch.tensor([points[index] for index in indices], dtype=torch.float64).reshape(-1, 1)
 
 
-def _model(points: Sequence[float], known: Known, surrogate: Surrogate) -> tuple[Any, float]:
+def model_of(points: Sequence[float], known: Known, surrogate: Surrogate) -> tuple[Any, float]:
     """A BoTorch model of the outcomes, and the best of them."""
     import torch
 
     seen = sorted(known.values)
-    x = _column(points, seen)
+    x = column(points, seen)
     y = torch.tensor([[known.values[index]] for index in seen], dtype=torch.float64)
     if surrogate.kind == "shape":
         from vtr_ray.search.shape import ShapeModel
@@ -229,7 +192,7 @@ def _model(points: Sequence[float], known: Known, surrogate: Surrogate) -> tuple
             y[:, 0],
             surrogate.slope,
             1 / surrogate.samples if surrogate.samples else 0.0,
-            _column(points, below)[:, 0],
+            column(points, below)[:, 0],
             torch.tensor([known.ceilings[index] for index in below], dtype=torch.float64),
         )
         return model, float(y.max())

@@ -38,7 +38,7 @@ for (const table of document.querySelectorAll("table.sortable")) {
 }
 
 // Samples.
-const SVG = "http:" + "//www.w3.org/2000/svg";
+const SVG = document.querySelector("svg").namespaceURI;
 function shape(name, attributes, ...children) {
   const element = document.createElementNS(SVG, name);
   for (const [key, value] of Object.entries(attributes)) element.setAttribute(key, value);
