@@ -187,7 +187,14 @@ def test_show_prints_counts_and_draws(capsys, tmp_path):
     with pytest.raises(SystemExit) as stop:
         main(["show", str(tmp_path / "s.json"), "--tokens", "144", "--figure", str(tmp_path / "s.png")])
     assert stop.value.code == 0
-    assert "72" in capsys.readouterr().out
+    lines = capsys.readouterr().out.splitlines()[2:]
+    assert [line.split()[:3] for line in lines[:3]] == [
+        *(["1", "1.0000", "144"], ["2", "1.0000", "144"], ["3", "0.5000", "72"])
+    ]
+    # As wide as the rates are large; the last one is the memory cost.
+    whole, half, mean = (lines[row].count("█") for row in (0, 2, -2))
+    assert whole >= 8 and half == whole / 2 and lines[1].count("█") == whole
+    assert "mean" in lines[-2] and mean == int(whole * 2.5 / 3)
     assert (tmp_path / "s.png").read_bytes().startswith(b"\x89PNG")
 
 

@@ -301,6 +301,22 @@ def evaluate(
 
 
 @app.command()
+def compare(
+    runs: Annotated[
+        list[str],
+        Argument(
+            metavar="RUN...", help="run directories of evaluations and searches, or runs:/RUN_ID of MLflow"
+        ),
+    ],
+    out: Annotated[Path | None, Option(help="the page's folder; default: a new one under runs/")] = None,
+) -> None:
+    """Sets runs side by side on one HTML page, with its figures and data; MLflow gets it, too."""
+    from vtr_ray.commands.compare import compare as command
+
+    command(runs, out, _console())
+
+
+@app.command()
 def samples(
     source: Annotated[Path, Argument(help="LLaVA-format JSON, e.g. llava_v1_5_mix665k.json")],
     per_source: Annotated[int, Option(help="samples drawn from each source")] = 100,

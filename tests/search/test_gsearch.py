@@ -389,3 +389,57 @@ def test_gaussian_process_never_gives_up_on_the_curves_it_is_made_for(
     for seed in range(1000, 1004):
         world = draw("smooth", seed)
         assert finish(GSearch(12, 144), world).finished
+
+
+@pytest.mark.parametrize("surrogate", ["shape", "paper"])
+def test_the_belief_covers_each_layers_grid_and_meets_what_was_measured(surrogate: str) -> None:
+    search = finish(GSearch(6, 36, initial=5, iterations=3, surrogate=surrogate), draw("smooth", 3, 6, 36))
+    first, second = search.belief(3), search.belief(6)
+    assert first is not None and second is not None
+    assert first.rates == tuple(n / 36 for n in range(37))
+    assert second.rates[-1] == search.best.rates[2]  # no deeper layer keeps more
+    for layer, belief in zip(search.layers, (first, second), strict=True):
+        for trial in layer.trials:
+            at = belief.rates.index(trial.rate)
+            assert belief.mean[at] == pytest.approx(trial.score, abs=0.02)
+            assert belief.low[at] <= belief.mean[at] <= belief.high[at]
+    tried = {trial.rate for trial in search.layers[0].trials}
+    width = {rate: high - low for rate, low, high in zip(first.rates, first.low, first.high, strict=True)}
+    open_width = max(width[rate] for rate in first.rates if rate not in tried)
+    assert max(width[rate] for rate in tried) < open_width / 2
+    with pytest.raises(InputError, match=r"layer 4 was not searched; ask for one of \[3, 6\]"):
+        search.belief(4)
+
+
+def test_nothing_is_believed_where_all_outcomes_are_equal() -> None:
+    # Less what the rate costs, which is part of the outcome.
+    assert finish(GSearch(6, 36, weight=0.0), flat).belief(3) is None
+
+
+@pytest.mark.parametrize("objective", ["paper", "keep-accuracy:1"])
+def test_a_recorded_run_is_recalled_without_its_optimiser(
+    objective: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = GSearch(12, 144, objective=objective)
+    fresh, whole = search.state_dict(), WORLD([1.0] * 12)
+    while not search.finished:
+        trial = search.ask()
+        if trial.id == 4:
+            search.fail(trial, "lost")
+        else:
+            score = WORLD(trial.schedule.rates)
+            search.tell(trial, score, min(0.0, score - whole) if search.needs_bound else None)
+    beliefs = [search.belief(layer.layer) for layer in search.layers]
+
+    again = GSearch.from_state_dict(fresh)
+    with monkeypatch.context() as patch:
+        patch.setattr(optimiser, "propose", None)
+        for result in search.results:
+            again.recall(
+                result.layer, result.rate, result.score, result.bound, result.stopped, result.failure
+            )
+    assert again.finished and again.best == search.best and again.results == search.results
+    assert [again.belief(layer.layer) for layer in again.layers] == beliefs
+    other = GSearch(12, 144)
+    with pytest.raises(InputError, match=r"^trial 1 at layer 6, rate 0.5 is not of this search"):
+        other.recall(6, 0.5, 0.9)

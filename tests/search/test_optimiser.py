@@ -55,7 +55,7 @@ def test_first_proposal_maximises_expected_improvement_of_the_posterior(kind: Ki
     from scipy.stats import norm
 
     values, surrogate = seen(4), Surrogate(kind, slope=0.01)
-    model, best = optimiser._model(GRID, Known(values), surrogate)
+    model, best = optimiser.model_of(GRID, Known(values), surrogate)
     with torch.no_grad():
         posterior = model.posterior(torch.tensor(GRID, dtype=torch.float64)[:, None, None])
     mean = posterior.mean.numpy().reshape(145, -1)  # a column for each member
@@ -148,13 +148,13 @@ def test_random_states_and_threads_are_left_alone(kind: Kind) -> None:
 
 def test_numbers_are_made_on_one_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     threads: list[int] = []
-    real = optimiser._model
+    real = optimiser.model_of
 
     def watched(*args: object) -> object:
         threads.append(torch.get_num_threads())
         return real(*args)  # type: ignore[arg-type]
 
-    monkeypatch.setattr(optimiser, "_model", watched)
+    monkeypatch.setattr(optimiser, "model_of", watched)
     before = torch.get_num_threads()
     torch.set_num_threads(2)
     try:
@@ -200,7 +200,7 @@ def test_a_failing_fit_and_failing_numbers_still_give_an_unseen_point(
     def broken(*args: object) -> None:
         raise NotPSDError("no")
 
-    monkeypatch.setattr(optimiser, "_model", broken)
+    monkeypatch.setattr(optimiser, "model_of", broken)
     assert propose(GRID, Known({0: 0.1, 144: 0.2}), PAPER) == [72]
 
 

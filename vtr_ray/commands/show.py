@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from rich.bar import Bar
 from rich.console import Console
 from rich.table import Table
 
@@ -22,7 +23,7 @@ def show(
     figure: Path | None,
     console: Console,
 ) -> None:
-    """Prints ranking, memory cost and rates; on request counts, FLOPs, P-Sigmoid's fit, a figure."""
+    """Prints ranking, memory cost, rates and their curve; on request counts, FLOPs, a fit, a figure."""
     loaded = read_schedule(path)
     console.print(
         f"{loaded.num_layers} layers, memory cost {loaded.memory_cost:.3f}, {loaded.ranking} ranking"
@@ -32,11 +33,15 @@ def show(
     fitted = fit_p_sigmoid(loaded) if fit else None
     for column in ("layer", "keeping rate", *(["tokens"] if counts else []), *(["fit"] if fitted else [])):
         table.add_column(column, justify="right")
+    table.add_column("curve", width=min(40, max(8, console.width - 50)))
     for layer, rate in enumerate(loaded.rates, start=1):
         cells = [str(layer), f"{rate:.4f}"]
         cells += [str(counts[layer - 1])] if counts else []
         cells += [f"{fitted.schedule.rates[layer - 1]:.4f}"] if fitted else []
-        table.add_row(*cells)
+        table.add_row(*cells, Bar(1.0, 0.0, rate))
+    table.add_section()
+    unused = [""] * (bool(counts) + bool(fitted))
+    table.add_row("mean", f"{loaded.memory_cost:.4f}", *unused, Bar(1.0, 0.0, loaded.memory_cost))
     console.print(table)
     curves = {path.stem: loaded}
     if fitted is not None:

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from vtr_ray.errors import InputError
 from vtr_ray.schedule import Schedule
 from vtr_ray.search.asktell import Search, Trial, TrialResult, checked_float, checked_int
+from vtr_ray.search.belief import LayerBelief, by_rate
 from vtr_ray.search.line import Line
 from vtr_ray.search.objectives import PAPER, allowed_drop
 from vtr_ray.search.optimiser import Surrogate, checked_kind, spread
@@ -104,6 +106,7 @@ class GSearch(Search):
         self._grid = min(vision_tokens, MAX_GRID)
         self._searched = tuple(range(FIRST_REDUCED, num_layers + 1, stride))
         self._chosen: list[tuple[int, int, int]] = []  # (layer, tokens, id of the trial that measured it)
+        self._lines: dict[int, Line] = {}  # by layer
         self._open()
 
     @property
@@ -124,6 +127,37 @@ class GSearch(Search):
                 )
             )
         return tuple(found)
+
+    def belief(self, layer: int) -> LayerBelief | None:
+        """What the surrogate says of a layer of `layers`; None: it has no ground to say anything.
+
+        That is so with fewer than two different outcomes. Raises InputError: the layer was not searched.
+        """
+        line = self._lines.get(layer)
+        if line is None:
+            raise InputError(f"layer {layer} was not searched; ask for one of {sorted(self._lines)}.")
+        return by_rate(line.belief(), len(line.points) - 1, self._grid, line.surrogate.slope)
+
+    def recall(
+        self,
+        layer: int | None,
+        rate: float | None,
+        score: float | None,
+        bound: float | None = None,
+        stopped: float | None = None,
+        failure: str | None = None,
+    ) -> None:
+        """Take the next trial of a recorded run as asked and told; nothing is proposed.
+
+        Raises InputError: the search could not have asked for it now.
+        """
+        where = f"trial {len(self._entries) + 1} at layer {layer}, rate {rate}"
+        record = {"id": len(self._entries) + 1, "layer": layer, "score": score, "failure": failure}
+        try:
+            point = round((-1 if rate is None else rate) * self._grid)
+            self._restore({**record, "point": point, "bound": bound, "stopped": stopped})
+        except (ValueError, TypeError, AssertionError):
+            raise InputError(f"{where} is not of this search; give the trials of its own ledger.") from None
 
     @property
     def best(self) -> Schedule:
@@ -237,6 +271,7 @@ class GSearch(Search):
             known=known,
             needed=None if self._drop is None else -self._drop,
         )
+        self._lines[self._layer] = self._line
 
     def _initial_groups(self, top: int) -> list[list[int]]:
         """All at once; from the upper end down where the first trials decide what becomes of the others."""

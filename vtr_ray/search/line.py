@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from vtr_ray.search.belief import Belief, believe
 from vtr_ray.search.optimiser import Known, Surrogate, propose
 
 
@@ -69,11 +70,17 @@ class Line:
             chosen = [index for index in range(len(self.points)) if index not in self.tried]
         elif not chosen:
             seed = int(np.random.SeedSequence([*self.seeds, len(self.tried)]).generate_state(1)[0])
-            failed = self.tried - self.values.keys() - self.ceilings.keys()
-            known = Known(self.values, failed, self.ceilings)
-            chosen = propose(self.points, known, self.surrogate, min(size, left), seed, self.needed)
+            chosen = propose(self.points, self._known(), self.surrogate, min(size, left), seed, self.needed)
         self.tried.update(chosen)
         return chosen
+
+    def belief(self) -> Belief | None:
+        """What the surrogate says of the outcome at every point by now; None where it says nothing."""
+        return believe(self.points, self._known(), self.surrogate)
+
+    def _known(self) -> Known:
+        failed = self.tried - self.values.keys() - self.ceilings.keys()
+        return Known(self.values, failed, self.ceilings)
 
     def best(self) -> int | None:
         """The best observed point, the lower one on a tie; None while there is none."""

@@ -126,13 +126,13 @@ def _by_model(
     from linear_operator.utils.errors import NanError, NotPSDError
 
     try:
-        model, best = _model(points, known, surrogate)
+        model, best = model_of(points, known, surrogate)
         chosen: list[int] = []
         left = list(unseen)
         reached = [i for i, value in known.values.items() if needed is not None and value >= needed]
         ceiling = points[min(reached)] if reached else 1.0
         while len(chosen) < count:
-            candidates, pending = _column(points, left), _column(points, chosen)
+            candidates, pending = column(points, left), column(points, chosen)
             with torch.no_grad():
                 if needed is None:
                     gains = _improvement(model, best, candidates, pending, seed)
@@ -169,18 +169,19 @@ def _shortlist(
     return [unseen[place] for place in places], torch.tensor([gains[place] for place in places])
 
 
-def _column(points: Sequence[float], indices: Sequence[int]) -> Any:
+def column(points: Sequence[float], indices: Sequence[int]) -> Any:
+    """Some points of a grid, as BoTorch takes them: [n, 1]."""
     import torch
 
     return torch.tensor([points[index] for index in indices], dtype=torch.float64).reshape(-1, 1)
 
 
-def _model(points: Sequence[float], known: Known, surrogate: Surrogate) -> tuple[Any, float]:
+def model_of(points: Sequence[float], known: Known, surrogate: Surrogate) -> tuple[Any, float]:
     """A BoTorch model of the outcomes, and the best of them."""
     import torch
 
     seen = sorted(known.values)
-    x = _column(points, seen)
+    x = column(points, seen)
     y = torch.tensor([[known.values[index]] for index in seen], dtype=torch.float64)
     if surrogate.kind == "shape":
         from vtr_ray.search.shape import ShapeModel
@@ -191,7 +192,7 @@ def _model(points: Sequence[float], known: Known, surrogate: Surrogate) -> tuple
             y[:, 0],
             surrogate.slope,
             1 / surrogate.samples if surrogate.samples else 0.0,
-            _column(points, below)[:, 0],
+            column(points, below)[:, 0],
             torch.tensor([known.ceilings[index] for index in below], dtype=torch.float64),
         )
         return model, float(y.max())

@@ -1,6 +1,7 @@
 """MLflow, and the only room that imports it: searches, evaluations, registered schedules."""
 
 from vtr_ray.tracking.evaluations import log_evaluation
+from vtr_ray.tracking.pages import fetch_run, log_page
 from vtr_ray.tracking.registry import register_schedule, registered_schedule
 from vtr_ray.tracking.searches import EXPERIMENT, LINK, Tracker, log_run
 
@@ -8,7 +9,9 @@ __all__ = [
     "EXPERIMENT",
     "LINK",
     "Tracker",
+    "fetch_run",
     "log_evaluation",
+    "log_page",
     "log_run",
     "register_schedule",
     "registered_schedule",

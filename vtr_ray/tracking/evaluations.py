@@ -13,7 +13,7 @@ from vtr_ray.evaluation.benchmarks.record import DOCUMENTS, EVALUATION, SAMPLES,
 from vtr_ray.schedule import Schedule
 from vtr_ray.tracking.client import client_of, experiment_of, send_metrics, send_params
 from vtr_ray.tracking.searches import LINK
-from vtr_ray.tuning.directory import SCHEDULE
+from vtr_ray.tuning.directory import SCHEDULE, write_json
 from vtr_ray.tuning.facts import Fact
 
 _EVALUATION, _STRATEGY = "vtr_ray.evaluation", "vtr_ray.strategy"
@@ -35,12 +35,15 @@ def log_evaluation(folder: str | Path, uri: str) -> dict[str, str]:
     try:
         client = client_of(uri)
         experiment = experiment_of(client, uri, experiment_name(content["model"]))
-        return {
+        runs = {
             name: _log(client, experiment, path, content, name, row)
             for name, row in content["strategies"].items()
         }
     except Exception as error:
         raise InputError(f"MLflow at {uri} cannot be written: {first_line(error)}") from error
+    link = {"uri": uri, "experiment_id": experiment, "run_id": next(iter(runs.values())), "runs": runs}
+    write_json(path / LINK, link)
+    return runs
 
 
 def _log(client: Any, experiment: str, path: Path, content: Mapping[str, Any], name: str, row: Any) -> str:

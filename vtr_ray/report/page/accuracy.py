@@ -1,0 +1,78 @@
+"""Accuracy against TFLOPs, and the strategies that none other beats."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from matplotlib.ticker import MaxNLocator
+
+from vtr_ray.report.page.drawing import INK, PAPER, Drawing, Look, axes_of, slug
+from vtr_ray.report.page.evaluations import Evaluation, Measured
+from vtr_ray.search.front import non_dominated
+
+
+def pareto_front(evaluation: Evaluation) -> list[str]:
+    """The strategies with more accuracy than any of no more TFLOPs, by rising TFLOPs; no random controls."""
+    names = [name for name, strategy in evaluation.strategies.items() if not strategy.control]
+    values = [evaluation.strategies[name] for name in names]
+    return [names[i] for i in non_dominated([(one.average.value, one.tflops) for one in values])]
+
+
+def draw_accuracy(evaluation: Evaluation, looks: Mapping[str, Look], name: str = "accuracy") -> Drawing:
+    """Average with its interval; random controls hollow, in the colour of what they control."""
+    front, rows = pareto_front(evaluation), []
+    with axes_of(5.0, 3.4 + 0.12 * len(evaluation.strategies)) as (figure, axes):
+        steps = [evaluation.strategies[one] for one in front]
+        axes.plot(
+            [one.tflops for one in steps],
+            [100 * one.average.value for one in steps],
+            drawstyle="steps-post",
+            color=INK,
+            linewidth=1.1,
+            linestyle=(0, (4, 2)),
+            zorder=1,
+            label="Pareto front",
+        )
+        for label, one in evaluation.strategies.items():
+            look, mean = looks[label], one.average
+            axes.errorbar(
+                [one.tflops],
+                [100 * mean.value],
+                _bars(mean),
+                color=look.colour,
+                marker=look.marker,
+                markerfacecolor=PAPER if one.control else look.colour,
+                markersize=8 if label in front else 6.5,
+                linestyle="none",
+                elinewidth=1.2,
+                capsize=3,
+                label=label,
+            )
+            rows.append(
+                (label, one.tflops, mean.value, mean.low, mean.high, int(label in front), int(one.control))
+            )
+        axes.set(xlabel="TFLOPs of a prefill", ylabel="average, %")
+        axes.margins(0.08)
+        axes.xaxis.set_major_locator(MaxNLocator(6))
+        figure.legend(loc="outside lower center", ncols=2)
+    return Drawing(
+        name=slug(name),
+        title="Accuracy against TFLOPs",
+        text="Pareto front, by rising TFLOPs: "
+        + "; ".join(
+            f"{one}: {evaluation.strategies[one].tflops:.4g} TFLOPs, "
+            f"{100 * evaluation.strategies[one].average.value:.1f} %"
+            for one in front
+        )
+        + ".",
+        columns=("strategy", "tflops", "average", "low", "high", "on_front", "random_control"),
+        rows=rows,
+        figure=figure,
+    )
+
+
+def _bars(mean: Measured) -> list[list[float]] | None:
+    """Below and above the value, in percent."""
+    if mean.low is None or mean.high is None:
+        return None
+    return [[100 * max(0.0, mean.value - mean.low)], [100 * max(0.0, mean.high - mean.value)]]

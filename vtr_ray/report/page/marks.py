@@ -1,0 +1,28 @@
+"""A strategy's look beside its name, as in the figures."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from vtr_ray.report.page.drawing import SERIES, Look
+
+_SHAPES: Mapping[str, str] = {
+    "o": "M-3.5 0a3.5 3.5 0 1 0 7 0a3.5 3.5 0 1 0-7 0z",
+    "D": "M0-4 4 0 0 4-4 0z",
+    "s": "M-3-3h6v6h-6z",
+    "^": "M0-4 4 3h-8z",
+    "v": "M0 4-4-3h8z",
+    "P": "M-1.3-4h2.6v2.7h2.7v2.6h-2.7v2.7h-2.6v-2.7h-2.7v-2.6h2.7z",
+    "X": "M-2-4 0-2 2-4 4-2 2 0 4 2 2 4 0 2-2 4-4 2-2 0-4-2z",
+    "*": "M0-4.5 1.2-1.4 4.3-1.4 1.8.6 2.8 3.8 0 1.9-2.8 3.8-1.8.6-4.3-1.4-1.2-1.4z",
+}
+
+
+def mark_of(look: Look, hollow: bool = False) -> str:
+    """Line and marker, as HTML. hollow: a random control's."""
+    colour = f"var(--series-{SERIES.index(look.colour) + 1})"
+    dash = "" if look.dash == "-" else f' stroke-dasharray="{" ".join(str(2 * x) for x in look.dash[1])}"'
+    fill = "var(--card)" if hollow else colour
+    line = "" if hollow else f'<path d="M0 5H20" stroke="{colour}" stroke-width="1.8"{dash}/>'
+    shape = f'<path d="{_SHAPES[look.marker]}" transform="translate(10 5)" fill="{fill}" stroke="{colour}"/>'
+    return f'<svg class="mark" viewBox="0 0 20 10" aria-hidden="true">{line}{shape}</svg>'
