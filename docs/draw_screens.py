@@ -21,7 +21,7 @@ from selenium.webdriver.common.keys import Keys
 from vtr_ray.report.page import read_runs, write_page
 
 HERE, MOST = Path(__file__).parent, 200_000  # bytes of a picture
-WIDTH, LAYERS_ON = 1180, 4
+WIDTH, LAYERS_ON = 1440, 4
 
 
 def main(runs: list[str]) -> None:
