@@ -167,6 +167,14 @@ def test_a_mistake_is_one_line_and_leaves_nothing(
     assert not list(tmp_path.iterdir())
 
 
+def test_results_are_never_overwritten(evaluated: tuple[Path, str], command: Callable[..., str]) -> None:
+    folder, _ = evaluated
+    before = (folder / "one" / "evaluation.json").read_bytes()
+    again = command(folder, "evaluate", "mine.json", *SUITE, "--out", "one", status=2)
+    assert "holds an evaluation already" in again
+    assert (folder / "one" / "evaluation.json").read_bytes() == before
+
+
 def test_lmms_eval_runs_with_a_schedule_applied(tmp_path: Path) -> None:
     strategies.vtw(12).save(tmp_path / "vtw.json")
     done = subprocess.run(

@@ -293,6 +293,8 @@ def evaluate(
     if suite:
         if samples or task:
             raise InputError("--suite asks benchmarks, --samples and --task samples; give one of them")
+        if score:
+            raise InputError("--score goes with --task; of a benchmark its own metrics are reported")
         data = DataOptions()
         benchmarks = SuiteOptions(tuple(suite), include_path, limit, out, responses, ui_port=ui_port)
     elif limit or responses or out:

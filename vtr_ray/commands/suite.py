@@ -24,6 +24,7 @@ from vtr_ray.evaluation.benchmarks.differences import differences
 from vtr_ray.evaluation.benchmarks.evaluator import BenchmarkEvaluator
 from vtr_ray.evaluation.benchmarks.loading import Chosen, choose, load_samples
 from vtr_ray.evaluation.benchmarks.record import (
+    EVALUATION,
     SAMPLES,
     Evaluated,
     write_documents,
@@ -83,7 +84,7 @@ def evaluate_suite(
     layers = model.num_layers()
     rows = {NO_REDUCTION: Given(strategies.none(layers)), **given}
     schedules = {name: one.schedule for name, one in rows.items()}
-    folder = claimed(options.out.absolute()) if options.out else claimed(home() / "runs" / _stamp())
+    folder = _folder(options.out)
     identity = {
         "model": model.path,
         "revision": revision_of(model.path),
@@ -162,8 +163,17 @@ def _complain(
             say(f"{name}: {len(ids)} answers are empty, because logits are NaN ({some_of(ids)}){much}.")
 
 
-def _stamp() -> str:
-    return time.strftime("evaluate-%Y%m%d-%H%M%S")
+def _folder(out: Path | None) -> Path:
+    """Where results go, made: a new folder, or a named one that holds none (of a killed evaluation, say)."""
+    if out is None:
+        return claimed(home() / "runs" / time.strftime("evaluate-%Y%m%d-%H%M%S"))
+    if (out / EVALUATION).exists():
+        raise InputError(f"{out} holds an evaluation already; name another folder with --out")
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise InputError(f"cannot make {out}: {error.strerror}; name another folder with --out") from None
+    return out.absolute()
 
 
 def _announce(chosen: Sequence[Chosen], missing: Mapping[str, str], say: Any) -> None:
