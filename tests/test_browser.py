@@ -30,7 +30,6 @@ import tuning_toys as toys
 from vtr_ray.report.page import read_runs, write_page
 from vtr_ray.report.page.evaluations import read_samples
 from vtr_ray.store import default_uri, ui_command
-from vtr_ray.tracking import log_page, log_run
 
 pytestmark = [
     pytest.mark.slow,
@@ -219,17 +218,28 @@ def test_paper_has_samples_as_pictures_and_light_colours(
     assert pdf.startswith(b"%PDF") and 3 <= pdf.count(b"/Type /Page\n") <= 8
 
 
+def vtr_ray(folder: Path, *arguments: str) -> str:
+    """The command as a user runs it in a folder; what it prints."""
+    kept = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_"))}
+    done = subprocess.run(
+        [sys.executable, "-m", "vtr_ray.cli", *arguments],
+        cwd=folder, env=kept, capture_output=True, text=True, timeout=600,
+    )  # fmt: skip
+    assert done.returncode == 0, done.stderr[-3000:]
+    return done.stdout
+
+
 @pytest.fixture(scope="module")
-def store(made: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     """MLflow's UI over a store with three searches and the page that compares them."""
     folder = tmp_path_factory.mktemp("mlflow")
     uri = default_uri(folder)
-    runs, curves = [], {}
-    for number in range(3):
-        path = folder / f"gsearch-{number}"
-        curves[path.name] = list(page_files.write_search(path, seed=1003 + number, iterations=1).rates)
-        runs.append(log_run(path, uri))
-    logged = log_page(made[0].parent, "compare", [folder / "gsearch-0"], uri)
+    strategies = ("--strategy", "fastv", "--strategy", "vtw", "--no-random")
+    vtr_ray(folder, "evaluate", *strategies, "--suite", "vtr_text", "--limit", "6", "--out", "one")
+    logged = vtr_ray(folder, "compare", "one", "--out", "page").partition("MLflow run: ")[2].partition(",")[0]
+    link = json.loads((folder / "one" / "mlflow.json").read_text())
+    content = json.loads((folder / "one" / "evaluation.json").read_text())
+    curves = {f"{name} on vtr_text": row["schedule"]["rates"] for name, row in content["strategies"].items()}
     port = toys.free_port()
     command = shlex.split(ui_command(uri, port))
     server = subprocess.Popen(
@@ -240,12 +250,10 @@ def store(made: tuple[Path, Path], tmp_path_factory: pytest.TempPathFactory) -> 
     )
     try:
         toys.wait_for_port(port)
-        link = json.loads((folder / "gsearch-0" / "mlflow.json").read_text())
-        experiment = link["experiment_id"]
         yield {
             "address": f"http://127.0.0.1:{port}/#",
-            "experiment": experiment,
-            "runs": runs,
+            "experiment": link["experiment_id"],
+            "runs": list(link["runs"].values()),
             "curves": curves,
             "page": logged,
         }
