@@ -349,7 +349,9 @@ def convert(
 
 @app.command()
 def study(
-    name: Annotated[str, Argument(help="correlation, attention, curves, tradeoff or budgets")],
+    name: Annotated[
+        str, Argument(help="correlation, attention, curves, tradeoff, budgets, exchange or ontop")
+    ],
     runs: Annotated[
         list[Path] | None, Argument(help="run directories, for studies that compare runs")
     ] = None,
@@ -379,8 +381,8 @@ def study(
 ) -> None:
     """Runs a study of the paper: figure, data and what was measured, beside the paper's claim."""
     from vtr_ray.commands.inputs import DataOptions, ModelOptions, PoolOptions
-    from vtr_ray.commands.study import StudyOptions
     from vtr_ray.commands.study import study as command
+    from vtr_ray.commands.study_job import StudyOptions
 
     command(
         name,

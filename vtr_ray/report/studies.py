@@ -111,10 +111,30 @@ def _steepness(finding: Finding) -> Drawing:
     return _drawing(finding, "k", table, "Searched steepness by TFLOPs", figure)
 
 
+def _bars(finding: Finding) -> Drawing:
+    table = finding.tables["accuracies"]
+    models = list(dict.fromkeys(row[0] for row in table.rows))
+    names = list(dict.fromkeys(row[1] for row in table.rows))
+    width = 0.8 / len(names)
+    with axes_of(5.4, 3.6) as (figure, axes):
+        for number, (name, look) in enumerate(looks(names).items()):
+            own = [(models.index(row[0]), 100 * row[2]) for row in table.rows if row[1] == name]
+            places = [place + (number - (len(names) - 1) / 2) * width for place, _ in own]
+            axes.bar(places, [value for _, value in own], width, color=look.colour, label=name)
+        lowest = min(100 * row[2] for row in table.rows)
+        axes.set_xticks(range(len(models)), models)
+        axes.set(ylabel="average, %", ylim=(max(0, lowest - 10), 101))
+        axes.grid(False, axis="x")
+        figure.legend(loc="outside lower center", ncols=2)
+    return _drawing(finding, "accuracies", table, finding.title, figure)
+
+
 _FIGURES: dict[str, Sequence[Callable[[Finding], Drawing]]] = {
     "correlation": (_consecutive, _matrix),
     "attention": (_attention,),
     "curves": (_curves,),
     "tradeoff": (_trade_off,),
     "budgets": (_steepness,),
+    "exchange": (_bars,),
+    "ontop": (_bars,),
 }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 from vtr_ray.studies.finding import Finding, Table
 
@@ -74,15 +75,25 @@ def trade_off(points: Sequence[Point], leads: Sequence[Lead]) -> Finding:
 def steepness_by_budget(found: Mapping[str, Sequence[tuple[float, float, float]]]) -> Finding:
     """found: by model, of each searched budget its TFLOPs, the budget b and the k that was searched."""
     rows = [(model, tflops, budget, k) for model, own in found.items() for tflops, budget, k in sorted(own)]
-    spread = {model: (min(k for _, _, k in own), max(k for _, _, k in own)) for model, own in found.items()}
-    described = "; ".join(f"{model}: k from {low:.2f} to {high:.2f}" for model, (low, high) in spread.items())
+    rising = {
+        model: all(k <= later for (_, _, k), (_, _, later) in pairwise(sorted(own)))
+        for model, own in found.items()
+    }
+    described = "; ".join(
+        f"{model}: k {', '.join(f'{k:.2f} at {tflops:.4g} TFLOPs' for tflops, _, k in sorted(own))}"
+        for model, own in found.items()
+    )
+    falling = [model for model, rises in rising.items() if not rises]
     return Finding(
         study="budgets",
         title="Steepness by budget",
         paper="Figures 5, 7",
-        claim="Different budgets, and different models at the same budget, want different k.",
-        holds=all(high - low > 1e-9 for low, high in spread.values()),
-        sentences=(f"Searched k over budgets of {len(rows)} searches: {described}.",),
+        claim="k increases with TFLOPs: small budgets want flat curves; models differ at the same budget.",
+        holds=not falling,
+        sentences=(
+            f"{described}.",
+            *([f"k does not rise throughout for {', '.join(falling)}."] if falling else []),
+        ),
         tables={"k": Table(("model", "TFLOPs", "budget", "k"), rows)},
         metrics={f"k/{model}/{budget:g}": k for model, _, budget, k in rows},
     )
