@@ -1,4 +1,4 @@
-"""Studies of accuracies: searches made or named, evaluations on benchmarks, both kept in the study's folder."""
+"""Studies of accuracies: searches made or named, evaluations on benchmarks, kept in the study's folder."""
 
 from __future__ import annotations
 
