@@ -348,6 +348,54 @@ def convert(
 
 
 @app.command()
+def study(
+    name: Annotated[
+        str, Argument(help="correlation, attention, curves, tradeoff, budgets, exchange or ontop")
+    ],
+    runs: Annotated[
+        list[Path] | None, Argument(help="run directories, for studies that compare runs")
+    ] = None,
+    count: Annotated[int, Option(min=1, help="samples whose scores are read")] = 60,
+    suite: Annotated[
+        list[str] | None, Option(help="benchmarks of accuracies, as evaluate takes them; default: embedded")
+    ] = None,
+    limit: Annotated[int | None, Option(min=1, help="documents of each benchmark")] = None,
+    iterations: Annotated[int, Option(min=0, help="of each search, after ten initial points")] = 15,
+    model: options.Model = "embedded",
+    samples: options.Samples = None,
+    images: options.Images = None,
+    task: options.Task = None,
+    include_path: options.IncludePath = None,
+    score: options.Score = None,
+    dtype: options.Dtype = "auto",
+    attn: options.Attn = "sdpa",
+    batch: options.Batch = 16,
+    max_pixels: options.MaxPixels = None,
+    cache: options.Cache = "4GiB",
+    frames: options.Frames = 8,
+    seed: options.Seed = 0,
+    actors: options.Actors = 1,
+    cpus: options.Cpus = None,
+    gpus: options.Gpus = None,
+    out: Annotated[Path | None, Option(help="folder of the study; default: a new one under runs/")] = None,
+) -> None:
+    """Runs a study of the paper: figure, data and what was measured, beside the paper's claim."""
+    from vtr_ray.commands.inputs import DataOptions, ModelOptions, PoolOptions
+    from vtr_ray.commands.study import study as command
+    from vtr_ray.commands.study_job import StudyOptions
+
+    command(
+        name,
+        ModelOptions(model, dtype, attn, batch, max_pixels, cache, frames),
+        DataOptions(samples, images, tasks=tuple(task or ()), include=include_path, score=score),
+        StudyOptions(tuple(runs or ()), count, tuple(suite or ("embedded",)), limit, iterations, seed),
+        PoolOptions(actors, cpus, gpus),
+        out,
+        _console(),
+    )
+
+
+@app.command()
 def register(
     schedule: Annotated[Path, Argument(help="a schedule file, or the run directory of a search")],
     name: Annotated[str, Argument(help="of the model whose schedule it is, as llava-1.5-7b")],

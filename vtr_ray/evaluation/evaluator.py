@@ -26,6 +26,7 @@ from vtr_ray.reduction import DecodeReduction, reduce_vision_tokens
 from vtr_ray.reduction.kinds import layer_kinds
 from vtr_ray.reduction.prefix import Prefix, close
 from vtr_ray.reduction.refusals import capturable
+from vtr_ray.reduction.watching import layer_scores
 from vtr_ray.schedule import Schedule
 from vtr_ray.withdrawal import FIRST, SAMPLES, THRESHOLD, Withdrawal, find_withdrawal
 
@@ -382,6 +383,14 @@ class Evaluator:
             for sample in chosen
         )
         return find_withdrawal(self.model, prompted, threshold=threshold, first=first)
+
+    def vision_scores(self, place: int) -> list[list[float]]:
+        """By layer, the scores of all vision tokens of the sample at that place, nothing being reduced."""
+        sample = self.samples.samples[place]
+        batch = build(self.model, self.processor, [sample], [[]], int(self._ends[0]), self._max_pixels)
+        batch = batch.map(lambda tensor: tensor.to(self.model.device))
+        found = layer_scores(self.model, batch.inputs, batch.vision, batch.prompt)
+        return [layer[0].tolist() for layer in found]
 
     def sources(self) -> dict[str, str]:
         """Sample id -> source."""

@@ -1,0 +1,172 @@
+"""Studies of accuracies: searches made or named, evaluations on benchmarks, kept in the study's folder."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from vtr_ray import strategies
+from vtr_ray.commands import psigmoid
+from vtr_ray.commands.named import Given, given_schedule
+from vtr_ray.commands.searching import RunOptions
+from vtr_ray.commands.study_job import Job, settings_of
+from vtr_ray.commands.suite import SuiteOptions, evaluate_suite
+from vtr_ray.errors import InputError
+from vtr_ray.evaluation.benchmarks.record import EVALUATION, file_name
+from vtr_ray.report.comparison import NO_REDUCTION
+from vtr_ray.schedule import Schedule
+from vtr_ray.studies import exchange, tradeoff
+from vtr_ray.studies.finding import Finding
+from vtr_ray.tuning.directory import SEARCH
+
+
+def trade_off(job: Job) -> Finding:
+    """P-Sigmoid searched at FastV's FLOPs for each drop; all strategies evaluated on the benchmarks."""
+    layers = job.model.num_layers()
+    found = _searched(job)
+    given: dict[str, Given] = {}
+    for drop, run in found.items():
+        ours = given_schedule(run)
+        fastv = strategies.fastv(layers, drop)
+        given[_row(tradeoff.OURS, drop)] = ours
+        given[_row("FastV", drop)] = Given(fastv)
+        try:
+            pdrop = strategies.at_memory_cost("pyramid_drop", layers, fastv.memory_cost)
+        except InputError as error:
+            job.say(f"No PDrop beside FastV's {drop:g}: {error}")
+        else:
+            given[_row("PDrop", drop)] = Given(pdrop)
+        given[_row("random tokens", drop)] = Given(strategies.random(ours.schedule, job.options.seed))
+    folder = job.folder / "evaluation"
+    if not (folder / EVALUATION).exists():
+        suite = SuiteOptions(job.options.suite, limit=job.options.limit, out=folder, shown=0)
+        evaluate_suite(given, job.model, suite, job.pool, job.console)
+    content = json.loads((folder / EVALUATION).read_text(encoding="utf-8"))
+    points, leads = [], []
+    for drop in found:
+        for name in (tradeoff.OURS, "FastV", "PDrop", "random tokens"):
+            row = content["strategies"].get(_row(name, drop))
+            if row is None:
+                continue
+            accuracy = row["average"]["value"]
+            points.append(tradeoff.Point(name, drop, row["tflops"], row["memory_cost"], accuracy))
+            if name != tradeoff.OURS:
+                leads.append(_lead(content["pairs"], name, drop))
+    return tradeoff.trade_off(points, leads)
+
+
+def _lead(pairs: Sequence[dict[str, Any]], other: str, drop: float) -> tradeoff.Lead:
+    """P-Sigmoid minus another strategy, from the pair in whichever order it stands."""
+    ours, theirs = _row(tradeoff.OURS, drop), _row(other, drop)
+    pair = next(
+        one
+        for one in pairs
+        if one["benchmark"] == "average" and {one["first"], one["second"]} == {ours, theirs}
+    )
+    sign = 1 if pair["first"] == ours else -1
+    return tradeoff.Lead(other, drop, sign * pair["difference"], pair["significant"])
+
+
+def _row(name: str, drop: float) -> str:
+    return f"{name} at {100 * drop:g} %"
+
+
+def _searched(job: Job) -> dict[float, Path]:
+    """The P-Sigmoid searches at FastV's drops, by drop; those of the study's folder where it has them."""
+    out = job.folder / "psigmoid"
+    runs = {drop: out / f"match-fastv-{drop:g}" for drop in tradeoff.DROPS}
+    if not all((run / "schedule.json").is_file() for run in runs.values()):
+        settings = psigmoid.PSigmoidOptions(
+            matches=tuple(f"fastv:{drop:g}" for drop in tradeoff.DROPS),
+            iterations=job.options.iterations,
+            seed=job.options.seed,
+        )
+        begun = any(out.glob(f"*/{SEARCH}"))
+        psigmoid.psigmoid(
+            job.model, job.data, settings, job.pool, RunOptions(out, begun, compare=False), job.console
+        )
+    return runs
+
+
+def _own_runs(job: Job) -> dict[str, tuple[Path, Schedule]]:
+    """The G-Search runs that were named, by their model, with what they found."""
+    found: dict[str, tuple[Path, Schedule]] = {}
+    for run in job.options.runs:
+        model = str(settings_of(run, "gsearch").parameters["model"])
+        if model in found:
+            raise InputError(f"{run} and {found[model][0]} are both of {model}; name one run a model")
+        found[model] = run, given_schedule(run).schedule
+    return found
+
+
+def _evaluated(job: Job, model: str, given: dict[str, Given]) -> dict[str, Any]:
+    """What `evaluation.json` says of a model under schedules; evaluated unless the study's folder has it."""
+    folder = job.folder / f"evaluation-{file_name(model)}"
+    if not (folder / EVALUATION).exists():
+        suite = SuiteOptions(job.options.suite, limit=job.options.limit, out=folder, shown=0)
+        evaluate_suite(given, replace(job.model, model=model), suite, job.pool, job.console)
+    content: dict[str, Any] = json.loads((folder / EVALUATION).read_text(encoding="utf-8"))
+    return content
+
+
+def _run(content: dict[str, Any], model: str, row: str, name: str, beside: str | None) -> exchange.Run:
+    """One row of an evaluation; beside: the row that its difference is to."""
+    own = content["strategies"][row]
+    pair: dict[str, Any] = {"difference": 0.0, "significant": False}
+    if beside is not None:
+        pair = next(
+            one
+            for one in content["pairs"]
+            if one["benchmark"] == "average" and {one["first"], one["second"]} == {row, beside}
+        )
+    sign = 1 if pair.get("first") in (None, row) else -1
+    return exchange.Run(
+        model, name, own["average"]["value"], own["tflops"], own["memory_cost"],
+        sign * pair["difference"], pair["significant"],
+    )  # fmt: skip
+
+
+def exchanged(job: Job) -> Finding:
+    """Every model of the named runs evaluated with its own schedule and with the others'."""
+    found = _own_runs(job)
+    if len(found) < 2:
+        raise InputError("schedules are exchanged between models; name G-Search runs of two or more")
+    runs = []
+    for model in found:
+        layers = replace(job.model, model=model).num_layers()
+        given = {
+            f"schedule of {other}": Given(exchange.mapped(schedule, layers) if other != model else schedule)
+            for other, (_, schedule) in found.items()
+        }
+        content, own = _evaluated(job, model, given), f"schedule of {model}"
+        runs.append(_run(content, model, own, exchange.OWN, None))
+        runs += [
+            _run(content, model, f"schedule of {other}", other, own) for other in found if other != model
+        ]
+    return exchange.exchanged(runs)
+
+
+def on_top(job: Job) -> Finding:
+    """Every model of the named runs evaluated without reduction and with its own schedule."""
+    runs, tokens = [], {}
+    for model, (run, schedule) in _own_runs(job).items():
+        content = _evaluated(job, model, {"G-Search": Given(schedule, str(run.absolute()))})
+        tokens[model] = content["vision_tokens"]
+        runs.append(_run(content, model, NO_REDUCTION, exchange.NONE, None))
+        runs.append(_run(content, model, "G-Search", exchange.OWN, NO_REDUCTION))
+    return exchange.on_top(runs, tokens)
+
+
+def budgets(job: Job) -> Finding:
+    """The steepness that each named search found."""
+    found: dict[str, list[tuple[float, float, float]]] = {}
+    for folder in job.options.runs:
+        runs = sorted(path.parent for path in folder.glob(f"*/{SEARCH}")) or [folder]
+        for run in runs:
+            model = str(settings_of(run, "psigmoid").parameters["model"])
+            metrics = json.loads((run / "results.json").read_text(encoding="utf-8"))["metrics"]
+            found.setdefault(model, []).append((metrics["tflops"], metrics["budget"], metrics["best_k"]))
+    return tradeoff.steepness_by_budget(found)

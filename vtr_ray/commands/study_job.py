@@ -1,0 +1,51 @@
+"""What the studies share: their options, one call of the command, runs that are named."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from rich.console import Console
+
+from vtr_ray.commands.inputs import DataOptions, ModelOptions, PoolOptions
+from vtr_ray.errors import InputError
+from vtr_ray.tuning.directory import SEARCH, Settings, read_settings
+
+
+@dataclass(frozen=True)
+class StudyOptions:
+    """What a study needs besides a model.
+
+    runs: of searches, for studies that compare them. count: samples whose scores are read. suite, limit: of
+    benchmarks, where accuracies are compared. iterations: of each P-Sigmoid search, after 10 initial points.
+    """
+
+    runs: tuple[Path, ...] = ()
+    count: int = 60
+    suite: tuple[str, ...] = ("embedded",)
+    limit: int | None = None
+    iterations: int = 15
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Job:
+    """One call of the command."""
+
+    model: ModelOptions
+    data: DataOptions
+    options: StudyOptions
+    pool: PoolOptions
+    folder: Path
+    console: Console
+
+    def say(self, line: str) -> None:
+        """Prints a line as it is."""
+        self.console.print(line, soft_wrap=True, highlight=False, markup=False)
+
+
+def settings_of(run: Path, command: str) -> Settings:
+    """A run's settings. Raises InputError: another command's, or no run."""
+    if not (run / SEARCH).is_file() or read_settings(run).command != command:
+        raise InputError(f"{run} is no run of vtr-ray {command}; name such runs")
+    return read_settings(run)

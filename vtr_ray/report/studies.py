@@ -1,0 +1,140 @@
+"""Figures of studies, from their tables alone."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+
+from vtr_ray.report.page.drawing import Drawing, axes_of, looks
+from vtr_ray.studies.finding import Finding, Table
+
+
+def draw(finding: Finding) -> list[Drawing]:
+    """The study's figures; none where it has only tables."""
+    return [figure(finding) for figure in _FIGURES.get(finding.study, ())]
+
+
+def _drawing(finding: Finding, name: str, table: Table, title: str, figure: Any) -> Drawing:
+    return Drawing(
+        name=f"{finding.study}-{name}",
+        title=title,
+        text=" ".join(finding.sentences),
+        columns=table.columns,
+        rows=table.rows,
+        figure=figure,
+    )
+
+
+def _consecutive(finding: Finding) -> Drawing:
+    table = finding.tables["consecutive"]
+    layers, tau, spread = (np.array([row[i] for row in table.rows]) for i in (0, 2, 3))
+    look = looks(["tau"])["tau"]
+    with axes_of(5.0, 3.2) as (figure, axes):
+        axes.fill_between(layers, tau - spread, tau + spread, color=look.colour, alpha=0.18, linewidth=0)
+        axes.plot(layers, tau, color=look.colour, marker=look.marker, markersize=5)
+        axes.set(xlabel="layer", ylabel="tau to the next layer", ylim=(min(0, (tau - spread).min()), 1.02))
+    title = "Kendall's tau between a layer and the next; band: standard deviation over samples"
+    return _drawing(finding, "consecutive", table, title, figure)
+
+
+def _matrix(finding: Finding) -> Drawing:
+    table = finding.tables["every_two"]
+    size = max(row[0] for row in table.rows)
+    tau = np.array([row[2] for row in table.rows]).reshape(size, size)
+    with axes_of(4.6, 4.0) as (figure, axes):
+        image = axes.imshow(
+            tau,
+            vmin=0,
+            vmax=1,
+            cmap="viridis",
+            extent=(0.5, size + 0.5, size + 0.5, 0.5),
+            interpolation="none",
+        )
+        axes.grid(False)
+        axes.set(xlabel="layer", ylabel="layer")
+        figure.colorbar(image, ax=axes, label="tau")
+    return _drawing(finding, "matrix", table, "Kendall's tau between every two layers", figure)
+
+
+def _attention(finding: Finding) -> Drawing:
+    table = finding.tables["by_layer"]
+    layer, median, low, high = (np.array([row[i] for row in table.rows]) for i in range(4))
+    look = looks(["score"])["score"]
+    with axes_of(5.0, 3.2) as (figure, axes):
+        axes.fill_between(layer, low, high, color=look.colour, alpha=0.18, linewidth=0)
+        axes.plot(layer, median, color=look.colour, marker=look.marker, markersize=5)
+        axes.set(xlabel="layer", ylabel="score of a vision token")
+        axes.set_yscale("log" if low.min() > 0 else "linear")
+    return _drawing(finding, "by-layer", table, "Median score of vision tokens; band: quartiles", figure)
+
+
+def _curves(finding: Finding) -> Drawing:
+    table = finding.tables["rates"]
+    names = list(dict.fromkeys(row[0] for row in table.rows))
+    with axes_of(5.0, 3.6 + 0.12 * len(names)) as (figure, axes):
+        for name, look in looks(names).items():
+            layers, rates, fitted = zip(*(row[1:] for row in table.rows if row[0] == name), strict=True)
+            axes.plot(
+                layers, rates, drawstyle="steps-mid", color=look.colour, marker=look.marker, markersize=5,
+                linestyle=look.dash, label=name,
+            )  # fmt: skip
+            axes.plot(layers[2:], fitted[2:], color=look.colour, linewidth=0.9, linestyle=(0, (3, 2)))
+        axes.set(xlabel="layer", ylabel="keeping rate", ylim=(-0.03, 1.05))
+        figure.legend(loc="outside lower center", ncols=2, title="model; thin: its P-Sigmoid")
+    return _drawing(finding, "rates", table, "Keeping rates by layer", figure)
+
+
+def _trade_off(finding: Finding) -> Drawing:
+    table = finding.tables["points"]
+    names = list(dict.fromkeys(row[0] for row in table.rows))
+    with axes_of(5.0, 3.8) as (figure, axes):
+        for name, look in looks(names).items():
+            points = sorted((row[2], 100 * row[4]) for row in table.rows if row[0] == name)
+            x, y = zip(*points, strict=True)
+            axes.plot(x, y, color=look.colour, marker=look.marker, linestyle=look.dash, label=name)
+        axes.set(xlabel="TFLOPs of a prefill", ylabel="average, %")
+        figure.legend(loc="outside lower center", ncols=2)
+    return _drawing(finding, "points", table, "Accuracy against TFLOPs", figure)
+
+
+def _steepness(finding: Finding) -> Drawing:
+    table = finding.tables["k"]
+    names = list(dict.fromkeys(row[0] for row in table.rows))
+    with axes_of(5.0, 3.4) as (figure, axes):
+        for name, look in looks(names).items():
+            x, y = zip(*((row[1], row[3]) for row in table.rows if row[0] == name), strict=True)
+            axes.plot(x, y, color=look.colour, marker=look.marker, linestyle=look.dash, label=name)
+        axes.set(xlabel="TFLOPs of a prefill", ylabel="k")
+        figure.legend(loc="outside lower center", ncols=2)
+    return _drawing(finding, "k", table, "Searched steepness by TFLOPs", figure)
+
+
+def _bars(finding: Finding) -> Drawing:
+    table = finding.tables["accuracies"]
+    models = list(dict.fromkeys(row[0] for row in table.rows))
+    names = list(dict.fromkeys(row[1] for row in table.rows))
+    width = 0.8 / len(names)
+    with axes_of(5.4, 3.6) as (figure, axes):
+        for number, (name, look) in enumerate(looks(names).items()):
+            own = [(models.index(row[0]), 100 * row[2]) for row in table.rows if row[1] == name]
+            places = [place + (number - (len(names) - 1) / 2) * width for place, _ in own]
+            axes.bar(places, [value for _, value in own], width, color=look.colour, label=name)
+        lowest = min(100 * row[2] for row in table.rows)
+        axes.set_xticks(range(len(models)), models)
+        axes.set(ylabel="average, %", ylim=(max(0, lowest - 10), 101))
+        axes.grid(False, axis="x")
+        figure.legend(loc="outside lower center", ncols=2)
+    return _drawing(finding, "accuracies", table, finding.title, figure)
+
+
+_FIGURES: dict[str, Sequence[Callable[[Finding], Drawing]]] = {
+    "correlation": (_consecutive, _matrix),
+    "attention": (_attention,),
+    "curves": (_curves,),
+    "tradeoff": (_trade_off,),
+    "budgets": (_steepness,),
+    "exchange": (_bars,),
+    "ontop": (_bars,),
+}
