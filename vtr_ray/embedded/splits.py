@@ -79,23 +79,16 @@ def _generated(task: str, split: str) -> Iterator[tuple[Image.Image, str, str]]:
 
 
 def _clips(split: str) -> Iterator[tuple[Image.Image, str, str]]:
-    """The kinds of questions in turn: colour and shape of what moved, direction, number, order."""
+    """Each kind of question once in six: colour and shape of what moved, direction, number, order."""
     rng, pick = random.Random(f"clips/{split}"), random.Random(f"clips/{split}/question")
-    kinds = (
-        "color is the object that moved",
-        "shape",
-        "direction",
-        "many",
-        "appeared first",
-        "appeared last",
-    )
-    wanted = 0
+    kinds = ("color is the object that moved", "shape", "direction", "many", "appeared first", "appeared last")
     while True:
-        drawn = clip(rng)
-        fit = [question for question in drawn.questions if kinds[wanted % len(kinds)] in question[0]]
-        if fit:  # with one that appears, nothing is first or last
-            wanted += 1
-            yield drawn.image, *pick.choice(fit)
+        for kind in pick.sample(kinds, len(kinds)):
+            fit: list[tuple[str, str]] = []
+            while not fit:  # with one that appears, nothing is first or last
+                drawn = clip(rng)
+                fit = [question for question in drawn.questions if kind in question[0]]
+            yield drawn.image, *fit[0]
 
 
 def _easy_vqa(split: str) -> Iterator[tuple[Image.Image, str, str]]:
