@@ -33,17 +33,15 @@ def names(model: str) -> bool:
 def checkpoint(model: str) -> str:
     """Where a model named on the command line is: the shipped one's directory, else what was given.
 
-    Raises InputError: an embedded variant that does not ship.
+    Raises InputError: an embedded model that does not ship.
     """
     if not names(model):
         return model
-    _, colon, variant = model.partition(":")
-    folder = model_folder(variant)
-    others = (*VARIANTS, INTERNVL)
-    if (colon and variant not in others) or not (folder / "config.json").is_file():
-        known = ", ".join([NAME, *(f"{NAME}:{name}" for name in others if model_folder(name).is_dir())])
-        raise InputError(f"no model {model!r} ships; use one of: {known}")
-    return str(folder)
+    shipped = {NAME: MODEL, **{f"{NAME}:{name}": model_folder(name) for name in (*VARIANTS, INTERNVL)}}
+    known = {name: folder for name, folder in shipped.items() if (folder / "config.json").is_file()}
+    if model not in known:
+        raise InputError(f"no model {model!r} ships; use one of: {', '.join(known)}")
+    return str(known[model])
 
 
 def search_tasks(tasks: Sequence[str] = TASKS) -> list[str]:

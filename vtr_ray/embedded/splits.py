@@ -81,7 +81,7 @@ def _generated(task: str, split: str) -> Iterator[tuple[Image.Image, str, str]]:
 def _clips(split: str) -> Iterator[tuple[Image.Image, str, str]]:
     """Each kind of question once in six: colour and shape of what moved, direction, number, order."""
     rng, pick = random.Random(f"clips/{split}"), random.Random(f"clips/{split}/question")
-    kinds = ("color is the object that moved", "shape", "direction", "many", "appeared first", "appeared last")
+    kinds = ("color is the object that moved", "shape", "direction", "many", "first", "last")
     while True:
         for kind in pick.sample(kinds, len(kinds)):
             fit: list[tuple[str, str]] = []
