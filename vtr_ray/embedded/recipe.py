@@ -59,8 +59,9 @@ def internvl_recipe() -> Recipe:
     return Recipe(
         architecture="internvl",
         seed=20,
-        eyes_steps=1200,
-        habit_steps=1200,
+        eyes_steps=800,
+        mind_steps=1800,
+        habit_steps=700,
         clips=1 / 6,
     )
 
