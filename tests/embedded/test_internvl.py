@@ -214,7 +214,7 @@ def test_a_held_out_clip_is_drawn_again(built):
 def test_the_recipe_is_the_llavas_with_clips():
     recipe, whole = internvl_recipe(), Recipe()
     own = {name for name, value in vars(recipe).items() if value != getattr(whole, name)}
-    assert own == {"architecture", "seed", "eyes_steps", "mind_steps", "habit_steps", "clips"}
+    assert own == {"architecture", "seed", "mind_steps", "habit_steps", "clips"}
     assert recipe.clips > 0 == whole.clips
 
 

@@ -59,7 +59,6 @@ def internvl_recipe() -> Recipe:
     return Recipe(
         architecture="internvl",
         seed=20,
-        eyes_steps=800,
         mind_steps=1800,
         habit_steps=700,
         clips=1 / 6,
