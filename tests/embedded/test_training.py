@@ -8,9 +8,11 @@ import torch
 from vtr_ray.embedded import MODEL, VARIANTS
 from vtr_ray.embedded.architecture import build_model, build_processor
 from vtr_ray.embedded.draw import DRAWS
-from vtr_ray.embedded.lessons import Teacher, cell_words
+from vtr_ray.embedded.lessons import Teacher
 from vtr_ray.embedded.losses import Losses
-from vtr_ray.embedded.training import Recipe, start_from, train, variant_recipe
+from vtr_ray.embedded.recipe import Recipe, variant_recipe
+from vtr_ray.embedded.training import start_from, train
+from vtr_ray.embedded.views import cell_words
 from vtr_ray.models import load_model
 
 SMALL = Recipe(eyes_steps=2, eyes_batch=4, mind_steps=2, mind_batch=4, habit_steps=2, warmup=1, checked=16)

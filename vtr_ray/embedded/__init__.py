@@ -1,5 +1,9 @@
-"""The small trained LLaVA that ships with the project, its variants, and its six benchmark tasks."""
+"""The small trained models that ship with the project, and their benchmark tasks.
 
+The LLaVA, its variants with another projector, and an InternVL; six tasks of images and one of videos.
+"""
+
+from collections.abc import Sequence
 from pathlib import Path
 
 from vtr_ray.errors import InputError
@@ -9,13 +13,15 @@ _HERE = Path(__file__).parent
 
 MODEL = _HERE / "model"
 VARIANTS = ("deco", "tokenpacker")
+INTERNVL = "internvl"
 TASKS_FOLDER = _HERE / "tasks"
 SEARCH_SAMPLES, TEXT_TOKENS, ANSWER_TOKENS = 510, 10, 2  # of the search split: how many; medians
 TASKS = ("easy_vqa", "scenes", "existence", "text", "documents", "charts")
+VIDEO_TASKS = ("clips",)  # for models that take videos: `embedded:internvl`
 
 
 def model_folder(variant: str = "") -> Path:
-    """Where a variant's checkpoint ships: the model with another projector; "": the model itself."""
+    """Where a checkpoint ships: of a variant, with another projector; of the InternVL; "": of the LLaVA."""
     return _HERE / f"model-{variant}" if variant else MODEL
 
 
@@ -27,23 +33,22 @@ def names(model: str) -> bool:
 def checkpoint(model: str) -> str:
     """Where a model named on the command line is: the shipped one's directory, else what was given.
 
-    Raises InputError: an embedded variant that does not ship.
+    Raises InputError: an embedded model that does not ship.
     """
     if not names(model):
         return model
-    _, colon, variant = model.partition(":")
-    folder = model_folder(variant)
-    if (colon and variant not in VARIANTS) or not folder.is_dir():
-        known = ", ".join([NAME, *(f"{NAME}:{name}" for name in VARIANTS)])
-        raise InputError(f"no model {model!r} ships; use one of: {known}")
-    return str(folder)
+    shipped = {NAME: MODEL, **{f"{NAME}:{name}": model_folder(name) for name in (*VARIANTS, INTERNVL)}}
+    known = {name: folder for name, folder in shipped.items() if (folder / "config.json").is_file()}
+    if model not in known:
+        raise InputError(f"no model {model!r} ships; use one of: {', '.join(known)}")
+    return str(known[model])
 
 
-def search_tasks() -> list[str]:
+def search_tasks(tasks: Sequence[str] = TASKS) -> list[str]:
     """lmms-eval names of the tasks' search splits."""
-    return [f"vtr_{task}_search" for task in TASKS]
+    return [f"vtr_{task}_search" for task in tasks]
 
 
-def test_tasks() -> list[str]:
+def test_tasks(tasks: Sequence[str] = TASKS) -> list[str]:
     """lmms-eval names of the tasks' test splits."""
-    return [f"vtr_{task}" for task in TASKS]
+    return [f"vtr_{task}" for task in tasks]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 from torch import nn
 from transformers import (
@@ -24,6 +26,7 @@ LAYERS = 12
 ENCODER_LAYERS = 5
 INIT_STD = 0.08
 REDUCED_TOKENS = 36
+_LAST = ("o_proj", "down_proj", "out_proj", "projection_layer", "fc2")  # a block's last matrix
 LEVELS = [1, 3, 5]  # encoder layers whose features TokenPacker's regions hold
 
 
@@ -97,19 +100,29 @@ def build_model(
     """The untrained model in float32, initialised for its width (transformers' default is too small)."""
     torch.manual_seed(seed)
     model = LlavaForConditionalGeneration(build_config(tokenizer, projector))
-    with torch.no_grad():
-        for name, module in model.named_modules():
-            if isinstance(module, nn.Linear | nn.Conv2d):
-                deep = ENCODER_LAYERS if "vision_tower" in name else LAYERS
-                last = name.endswith(("o_proj", "down_proj", "out_proj", "fc2"))
-                nn.init.normal_(module.weight, std=INIT_STD * ((2 * deep) ** -0.5 if last else 1.0))
-                if module.bias is not None:
-                    nn.init.zeros_(module.bias)
+    initialise(model, ENCODER_LAYERS, LAYERS)
+    finish(model, tokenizer)
+    return model
+
+
+@torch.no_grad()
+def initialise(model: nn.Module, encoder_layers: int, layers: int) -> None:
+    """Draw all matrices anew; what a layer adds is smaller, the more layers there are."""
+    for name, module in model.named_modules():
+        if isinstance(module, nn.Linear | nn.Conv2d):
+            deep = encoder_layers if "vision_tower" in name else layers
+            last = name.endswith(_LAST)
+            nn.init.normal_(module.weight, std=INIT_STD * ((2 * deep) ** -0.5 if last else 1.0))
+            if module.bias is not None:
+                nn.init.zeros_(module.bias)
+
+
+def finish(model: Any, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Tie the output to the word embeddings; generation ends as the tokenizer ends an answer."""
     model.tie_weights()
     model.generation_config.eos_token_id = tokenizer.eos_token_id
     model.generation_config.pad_token_id = tokenizer.pad_token_id
     model.generation_config.bos_token_id = tokenizer.bos_token_id
-    return model
 
 
 __all__ = ["ANSWER", "build_config", "build_model", "build_processor"]

@@ -7,7 +7,6 @@ import random
 from collections import defaultdict
 from dataclasses import dataclass
 from functools import cache
-from math import isqrt
 from pathlib import Path
 
 import numpy as np
@@ -15,20 +14,23 @@ import torch
 from PIL import Image
 from transformers import PreTrainedTokenizerFast
 
-from vtr_ray.embedded.draw import DRAWS, GRID, SIZE, Picture
+from vtr_ray.embedded.draw import DRAWS, SIZE, Picture, clip
 from vtr_ray.embedded.tokenizer import ANSWER
+from vtr_ray.embedded.views import PATCHES, Drawn, View, llava_view
 
 WEIGHTS = {"scenes": 6, "existence": 4, "text": 4, "documents": 5, "charts": 5, "easy_vqa": 2}
 # Reading suffers most when tokens leave.
 HABIT_WEIGHTS = {"scenes": 5, "existence": 3, "text": 6, "documents": 10, "charts": 4, "easy_vqa": 1}
 TURN_TOKENS = 111
-PATCHES = GRID * GRID
+CLIPS = "clips"
 
 
 @dataclass
 class Batch:
-    """`pixels` [batch, 3, 96, 96]; `patch_words` [batch, vision tokens, words] token ids, -1 = none;
-    `ids`, `turns`, `positions` [batch, length]; `targets` [batch, length] with -100 where nothing is asked.
+    """`pixels` [images, 3, height, width], with tiles or frames several of a row; `patch_words` [batch,
+    vision tokens, words] token ids, -1 = none; `places` [vision tokens], theirs in every row, all of them
+    before `prefix`, where the first turn starts; `ids`, `turns`, `positions` [batch, length]; `targets`
+    [batch, length] with -100 where nothing is asked.
     """
 
     pixels: torch.Tensor
@@ -38,6 +40,8 @@ class Batch:
     positions: torch.Tensor
     targets: torch.Tensor
     tasks: list[str]
+    places: torch.Tensor
+    prefix: int
 
     def mask(self, dtype: torch.dtype) -> torch.Tensor:
         """Additive mask [batch, 1, length, length]: a turn sees the image and itself, never other turns.
@@ -78,22 +82,6 @@ def easy_vqa_questions(split: str) -> dict[int, list[tuple[str, str]]]:
 def easy_vqa_image(split: str, image: int) -> Image.Image:
     """One 64 x 64 image of the data set."""
     return Image.open(easy_vqa_folder() / split / "images" / f"{image}.png").convert("RGB")
-
-
-def cell_words(patches: list[tuple[str, ...]], cells: int) -> list[tuple[str, ...]]:
-    """Words of each cell of patches in raster order: its patches' first three, each word once.
-
-    `("empty",)` where all of them are. With as many cells as patches, a patch's first three words.
-    """
-    side = isqrt(cells)
-    size = GRID // side
-    found = []
-    for cell in range(cells):
-        top, left = (size * place for place in divmod(cell, side))
-        shown = [patches[(top + y) * GRID + left + x][:3] for y in range(size) for x in range(size)]
-        words = dict.fromkeys(word for patch in shown for word in patch if patch != ("empty",))
-        found.append(tuple(words) or ("empty",))
-    return found
 
 
 class EasyVQA:
@@ -141,6 +129,7 @@ class Teacher:
     """Draws batches; the same (seed, step, rank) always gives the same batch.
 
     vision_tokens: of one image, a square of equal cells of patches; a cell shows what its patches show.
+    views: of pictures and clips, where they are shown otherwise; clips: share of the batches that are clips.
     """
 
     def __init__(
@@ -149,49 +138,55 @@ class Teacher:
         held_out: frozenset[str],
         weights: dict[str, int] = WEIGHTS,
         vision_tokens: int = PATCHES,
+        views: tuple[View, View | None] | None = None,
+        clips: float = 0.0,
     ) -> None:
         self.tokenizer = tokenizer
-        self.vision_tokens = vision_tokens
-        self.length = 1 + vision_tokens + TURN_TOKENS
+        self.views = views or (llava_view(tokenizer, vision_tokens), None)
+        self.clips = clips
         self.held_out = held_out
         self.weights = weights
         self.easy = EasyVQA(held_out) if "easy_vqa" in weights else None
         self.vocabulary: dict[str, int] = tokenizer.get_vocab()
         self.answer = tokenizer.convert_tokens_to_ids(ANSWER)
-        self.image_token = tokenizer.convert_tokens_to_ids("<image>")
         self._question_ids: dict[str, list[int]] = {}
 
-    def picture(self, task: str, rng: random.Random) -> Picture:
-        """A picture that no held-out split contains."""
+    def picture(self, task: str, rng: random.Random) -> Drawn:
+        """A picture or a clip that no held-out split contains."""
         while True:
             if task == "easy_vqa":
                 assert self.easy is not None
                 return self.easy.draw(rng)
-            picture = DRAWS[task](rng)
+            picture = clip(rng) if task == CLIPS else DRAWS[task](rng)
             if fingerprint(picture.image) not in self.held_out:
                 return picture
 
     def batch(
         self, size: int, *, seed: int, step: int, rank: int = 0, weights: dict[str, int] | None = None
     ) -> Batch:
-        """`size` pictures of all tasks (`weights`: other shares of them), with as many turns as fit."""
+        """`size` pictures of all tasks (`weights`: other shares), or clips, with as many turns as fit.
+
+        All rows are of one kind, so that they have as many vision tokens.
+        """
         rng = random.Random(f"{seed}/{step}/{rank}")
         shares = self.weights if weights is None else weights
+        view, moving = self.views
+        if moving is not None and random.Random(f"{seed}/{step}/kind").random() < self.clips:
+            view, shares = moving, {CLIPS: 1}
         tasks = rng.choices(list(shares), list(shares.values()), k=size)
         pictures = [self.picture(task, rng) for task in tasks]
-        pixels = torch.from_numpy(np.stack([np.asarray(p.image) for p in pictures]))
-        length, prefix = self.length, 1 + self.vision_tokens
-        patch_words = torch.full((size, self.vision_tokens, 3 * PATCHES // self.vision_tokens), -1)
+        prefix = len(view.prefix)
+        length = prefix + TURN_TOKENS
+        patch_words = torch.full((size, len(view.places), view.most), -1)
         ids = torch.full((size, length), self.tokenizer.pad_token_id)
         turns = torch.full((size, length), -1)
         positions = torch.zeros(size, length, dtype=torch.long)
         targets = torch.full((size, length), -100)
-        ids[:, 0] = self.tokenizer.bos_token_id
-        ids[:, 1:prefix] = self.image_token
+        ids[:, :prefix] = view.prefix
         turns[:, :prefix] = 0
         positions[:, :prefix] = torch.arange(prefix)
         for row, picture in enumerate(pictures):
-            for cell, words in enumerate(cell_words(picture.patch_words(), self.vision_tokens)):
+            for cell, words in enumerate(view.words(picture)):
                 for k, word in enumerate(words):
                     patch_words[row, cell, k] = self._word_id(word)
             at = prefix
@@ -210,8 +205,8 @@ class Teacher:
                 first = at + len(asked)
                 targets[row, first : end - 1] = ids[row, first + 1 : end]
                 at = end
-        pixels = (pixels.permute(0, 3, 1, 2).float() / 255 - 0.5) / 0.5
-        return Batch(pixels, patch_words, ids, turns, positions, targets, tasks)
+        pixels = view.pixels(pictures)
+        return Batch(pixels, patch_words, ids, turns, positions, targets, tasks, view.places, prefix)
 
     def _word_id(self, word: str) -> int:
         return self.vocabulary[word] if len(word) == 1 else self.vocabulary[f"▁{word}"]

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import random
+from math import isqrt
 from typing import Any
 
 import torch
 
-from vtr_ray.embedded.architecture import LAYERS
 from vtr_ray.embedded.lessons import Batch
 from vtr_ray.reduction import reduce_vision_tokens
 from vtr_ray.schedule import Schedule
@@ -20,19 +20,32 @@ class Losses:
         self.model = model
         self.encoder: Any = model.model.vision_tower
         self.decoder: Any = model.model.language_model
-        if compiled:
-            self.encoder, self.decoder = torch.compile(self.encoder), torch.compile(self.decoder)
+        if compiled:  # clips and pictures differ in shape: a kernel for each, none for all
+            self.encoder = torch.compile(self.encoder, dynamic=False)
+            self.decoder = torch.compile(self.decoder, dynamic=False)
 
     def look(self, pixels: torch.Tensor) -> torch.Tensor:
-        """[batch, 3, 96, 96] -> projected vision tokens [batch, tokens, width]."""
+        """[images, 3, height, width] -> projected vision tokens [images, tokens, width]."""
+        core = self.model.model
+        if hasattr(core, "pixel_shuffle"):
+            patches = self.encoder(pixel_values=pixels).last_hidden_state[:, 1:]
+            side = isqrt(patches.shape[1])
+            cells = core.pixel_shuffle(patches.unflatten(1, (side, side)), self.model.config.downsample_ratio)
+            tokens: torch.Tensor = core.multi_modal_projector(cells.flatten(1, 2))
+            return tokens
         layers = self.model.config.vision_feature_layer
         if isinstance(layers, int):  # the last one
             patches = self.encoder(pixel_values=pixels).last_hidden_state[:, 1:]
         else:
             states = self.encoder(pixel_values=pixels, output_hidden_states=True).hidden_states
             patches = torch.cat([states[layer][:, 1:] for layer in layers], dim=-1)
-        projected: torch.Tensor = self.model.model.multi_modal_projector(patches)
+        projected: torch.Tensor = core.multi_modal_projector(patches)
         return projected
+
+    def see(self, batch: Batch) -> torch.Tensor:
+        """Projected vision tokens [batch, vision tokens, width] of all tiles or frames of each row."""
+        tokens = self.look(batch.pixels)
+        return tokens.reshape(len(batch.tasks), -1, tokens.shape[-1])
 
     def patch_loss(self, vision: torch.Tensor, words: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Cross-entropy of each patch against the embeddings of its words, and the share of patches right.
@@ -54,9 +67,7 @@ class Losses:
 
     def answer_logits(self, batch: Batch, vision: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Logits [answers, vocabulary] and targets [answers] of all answer tokens."""
-        embeds = self.model.get_input_embeddings()(batch.ids)
-        count = vision.shape[1]
-        embeds = torch.cat([embeds[:, :1], vision.to(embeds.dtype), embeds[:, 1 + count :]], dim=1)
+        embeds = self._embedded(batch.ids, batch, vision)
         hidden = self.decoder(
             inputs_embeds=embeds,
             attention_mask=batch.mask(torch.float32).to(vision.device),
@@ -68,30 +79,35 @@ class Losses:
 
     def reduced_loss(self, batch: Batch, vision: torch.Tensor, rng: random.Random) -> torch.Tensor:
         """Loss of one turn of each picture under a random schedule of one or two cuts."""
-        count, device = vision.shape[1], vision.device
+        device = vision.device
+        first = batch.prefix
         asked = [_turn(batch, row, rng) for row in range(len(batch.tasks))]
-        longest = 1 + count + max(len(places) for places in asked)
+        longest = first + max(len(places) for places in asked)
         shape = (len(asked), longest)
         ids = torch.full(shape, self.model.config.get_text_config().pad_token_id, device=device)
         labels = torch.full(shape, -100, device=device)
         mask = torch.zeros(shape, dtype=torch.long, device=device)
         prompt = torch.zeros(shape, dtype=torch.bool, device=device)
         for row, places in enumerate(asked):
-            end = 1 + count + len(places)
-            ids[row, :end] = torch.cat([batch.ids[row, : 1 + count], batch.ids[row, places]])
+            end = first + len(places)
+            ids[row, :end] = torch.cat([batch.ids[row, :first], batch.ids[row, places]])
             targets = batch.targets[row, places]
-            labels[row, 2 + count : end] = targets[:-1]
+            labels[row, first + 1 : end] = targets[:-1]
             mask[row, :end] = 1
-            prompt[row, : 2 + count + int((targets >= 0).nonzero()[0])] = True
+            prompt[row, : first + 1 + int((targets >= 0).nonzero()[0])] = True
         seen = torch.zeros_like(prompt)
-        seen[:, 1 : 1 + count] = True
-        embeds = self.model.get_input_embeddings()(ids)
-        embeds = torch.cat([embeds[:, :1], vision.to(embeds.dtype), embeds[:, 1 + count :]], dim=1)
-        with reduce_vision_tokens(self.model, _random_schedule(rng), prompt_mask=prompt, vision_mask=seen):
+        seen[:, batch.places] = True
+        embeds = self._embedded(ids, batch, vision)
+        schedule = _random_schedule(rng, self.model.config.get_text_config().num_hidden_layers)
+        with reduce_vision_tokens(self.model, schedule, prompt_mask=prompt, vision_mask=seen):
             loss: torch.Tensor = self.model(
                 inputs_embeds=embeds, attention_mask=mask, labels=labels, use_cache=False
             ).loss
         return loss
+
+    def _embedded(self, ids: torch.Tensor, batch: Batch, vision: torch.Tensor) -> torch.Tensor:
+        embeds: torch.Tensor = self.model.get_input_embeddings()(ids)
+        return embeds.index_copy(1, batch.places, vision.to(embeds.dtype))
 
 
 def _turn(batch: Batch, row: int, rng: random.Random) -> torch.Tensor:
@@ -99,9 +115,9 @@ def _turn(batch: Batch, row: int, rng: random.Random) -> torch.Tensor:
     return (batch.turns[row] == turn).nonzero().flatten()
 
 
-def _random_schedule(rng: random.Random) -> Schedule:
+def _random_schedule(rng: random.Random, layers: int) -> Schedule:
     """A cut before layer 3 and a second one in the deeper half: hard, but not hopeless."""
-    first, second = rng.uniform(0.2, 0.6), rng.randint(LAYERS // 2, LAYERS)
+    first, second = rng.uniform(0.2, 0.6), rng.randint(layers // 2, layers)
     deeper = first * rng.random()
-    rates = [1.0, 1.0] + [first] * (second - 3) + [deeper] * (LAYERS - second + 1)
+    rates = [1.0, 1.0] + [first] * (second - 3) + [deeper] * (layers - second + 1)
     return Schedule.from_rates(rates)

@@ -1,4 +1,4 @@
-"""The search and test splits of the six embedded tasks: drawn from fixed seeds, one question per image."""
+"""The search and test splits of the embedded tasks: from fixed seeds, one question per image or clip."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from dataclasses import dataclass
 
 from PIL import Image
 
-from vtr_ray.embedded import TASKS
-from vtr_ray.embedded.draw import DRAWS
+from vtr_ray.embedded import TASKS, VIDEO_TASKS
+from vtr_ray.embedded.draw import DRAWS, SIZE, clip
 from vtr_ray.embedded.lessons import easy_vqa_image, easy_vqa_questions, fingerprint
 
 SPLITS = ("search", "test")
@@ -24,17 +24,24 @@ def size_of(task: str, split: str) -> int:
 
 @dataclass(frozen=True)
 class Question:
-    """One line of a split."""
+    """One line of a split; a clip's image has its frames side by side."""
 
     id: str
     image: Image.Image
     question: str
     answer: str
 
+    def frames(self) -> list[Image.Image]:
+        """The frames of a clip, in order."""
+        return [self.image.crop((x, 0, x + SIZE, SIZE)) for x in range(0, self.image.width, SIZE)]
+
 
 def draw_split(task: str, split: str) -> list[Question]:
     """All questions of one task's split, always the same; images are distinct."""
-    drawn = _easy_vqa(split) if task == "easy_vqa" else _generated(task, split)
+    if task in VIDEO_TASKS:
+        drawn = _clips(split)
+    else:
+        drawn = _easy_vqa(split) if task == "easy_vqa" else _generated(task, split)
     seen: set[str] = set()
     questions: list[Question] = []
     for image, question, answer in drawn:
@@ -51,7 +58,7 @@ def held_out() -> frozenset[str]:
     """Fingerprints of every image of both splits: what training must not show."""
     return frozenset(
         fingerprint(question.image)
-        for task in TASKS
+        for task in (*TASKS, *VIDEO_TASKS)
         for split in SPLITS
         for question in draw_split(task, split)
     )
@@ -69,6 +76,19 @@ def _generated(task: str, split: str) -> Iterator[tuple[Image.Image, str, str]]:
                 continue
         wanted += 1
         yield picture.image, *pick.choice(questions)
+
+
+def _clips(split: str) -> Iterator[tuple[Image.Image, str, str]]:
+    """Each kind of question once in six: colour and shape of what moved, direction, number, order."""
+    rng, pick = random.Random(f"clips/{split}"), random.Random(f"clips/{split}/question")
+    kinds = ("color is the object that moved", "shape", "direction", "many", "first", "last")
+    while True:
+        for kind in pick.sample(kinds, len(kinds)):
+            fit: list[tuple[str, str]] = []
+            while not fit:  # with one that appears, nothing is first or last
+                drawn = clip(rng)
+                fit = [question for question in drawn.questions if kind in question[0]]
+            yield drawn.image, *fit[0]
 
 
 def _easy_vqa(split: str) -> Iterator[tuple[Image.Image, str, str]]:

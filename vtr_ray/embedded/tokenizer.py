@@ -19,6 +19,9 @@ _QUESTION_WORDS = (
     "says shape shortest taller tallest text than the there top value what which written yes "
 ).split()
 
+_VIDEO_WORDS = "Frame appear appeared did direction down last move moved that up".split()
+START, END, VIDEO, BREAK = "<img>", "</img>", "<video>", "\n"
+
 CHAT_TEMPLATE = (
     "{{ bos_token }}{% for message in messages %}{% if message['role'] == 'user' %}"
     "{% if message['content'] is string %}{{ message['content'] }}{% else %}"
@@ -37,11 +40,12 @@ def words() -> list[str]:
     return sorted({*_QUESTION_WORDS, *COLORS, *SHAPES, *plurals, *ORDINALS, *KEYS})
 
 
-def build_tokenizer() -> PreTrainedTokenizerFast:
+def build_tokenizer(tiled: bool = False) -> PreTrainedTokenizerFast:
     """A greedy longest-match tokenizer over `words()` and single characters; a space is part of the word.
 
     A word is one token (`▁circle`); anything else is a `▁` and its characters, so that a string of letters
-    has one token for each letter, the same wherever the letter stands.
+    has one token for each letter, the same wherever the letter stands. tiled: with what InternVL's processor
+    writes and clips ask, behind the tokens of the others.
     """
     tokens = [
         *SPECIAL,
@@ -52,6 +56,19 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         *string.ascii_lowercase,
         *".,?!:;'-+%$/()",
     ]
+    template, special = CHAT_TEMPLATE, {"image_token": IMAGE, "answer_token": ANSWER}
+    if tiled:
+        tokens += [START, END, VIDEO, BREAK, *(f"▁{word}" for word in _VIDEO_WORDS)]
+        special = {
+            "answer_token": ANSWER,
+            "start_image_token": START,
+            "end_image_token": END,
+            "context_image_token": IMAGE,
+            "video_token": VIDEO,
+            "break_token": BREAK,  # stands between a clip's frames
+        }
+        image = "{% for part in message['content'] if part['type'] == 'image' %}<image>{% endfor %}"
+        template = template.replace(image, image + image.replace("image", "video"))
     vocabulary = {token: index for index, token in enumerate(tokens)}
     model = models.WordPiece(vocabulary, unk_token=UNK, continuing_subword_prefix="")
     core = Tokenizer(model)
@@ -63,9 +80,9 @@ def build_tokenizer() -> PreTrainedTokenizerFast:
         bos_token=BOS,
         eos_token=EOS,
         unk_token=UNK,
-        extra_special_tokens={"image_token": IMAGE, "answer_token": ANSWER},
+        extra_special_tokens=special,
         padding_side="left",
         model_max_length=512,
     )
-    tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.chat_template = template
     return tokenizer

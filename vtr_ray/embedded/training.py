@@ -18,7 +18,7 @@ import random
 import socket
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -29,52 +29,12 @@ from torch.multiprocessing.spawn import spawn
 from torch.nn import functional as F
 
 from vtr_ray.embedded import MODEL
-from vtr_ray.embedded.architecture import build_model, build_processor
 from vtr_ray.embedded.lessons import HABIT_WEIGHTS, WEIGHTS, Batch, Teacher
 from vtr_ray.embedded.losses import Losses
+from vtr_ray.embedded.recipe import STAGES, Recipe, build, views
 from vtr_ray.models import load_model
 
-STAGES = ("eyes", "mind", "habit")
-
-
-@dataclass(frozen=True)
-class Recipe:
-    """Every number of the recipe.
-
-    Batches are global: they are split over the processes; stage `habit` takes `mind_batch`. eyes_lr, mind_lr,
-    habit_lr: of the matrices (Muon); all else (AdamW) learns at `other_lr` times that. eyes_weight: of the
-    patch targets after stage `eyes`. projector: "" for LLaVA's own, or a variant's.
-    """
-
-    projector: str = ""
-    seed: int = 0
-    eyes_steps: int = 1600
-    eyes_batch: int = 64
-    eyes_lr: float = 5e-3
-    mind_steps: int = 2500
-    mind_batch: int = 32
-    mind_lr: float = 2e-3
-    habit_steps: int = 1900
-    habit_lr: float = 6e-4
-    other_lr: float = 0.6
-    weight_decay: float = 0.02
-    warmup: int = 100
-    eyes_weight: float = 1.0
-    clip: float = 1.0
-    checked: int = 96  # pictures of a validation
-
-
-def variant_recipe(projector: str) -> Recipe:
-    """The recipe of a variant: lower rates and shorter stages, for weights that know most of their task."""
-    return Recipe(
-        projector=projector,
-        seed=10,
-        eyes_steps=800,
-        eyes_lr=3e-3,
-        mind_steps=1600,
-        mind_lr=1.5e-3,
-        habit_steps=400,
-    )
+_SAVE_SECONDS = 240
 
 
 def half_precision(device: torch.device) -> torch.autocast:
@@ -93,8 +53,7 @@ class Trainer:
         self.rank = dist.get_rank() if dist.is_initialized() else 0
         self.world = dist.get_world_size() if dist.is_initialized() else 1
         self.device = torch.device(device)
-        self.processor = build_processor(recipe.projector)
-        self.model = build_model(self.processor.tokenizer, recipe.seed, recipe.projector)
+        self.processor, self.model = build(recipe)
         if recipe.projector:
             start_from(self.model, MODEL)
         self.model.to(self.device)
@@ -103,7 +62,10 @@ class Trainer:
         self.model.set_attn_implementation(attention)
         self.losses = Losses(self.model, compiled)
         self.teacher = Teacher(
-            self.processor.tokenizer, held_out, vision_tokens=self.model.config.image_seq_length
+            self.processor.tokenizer,
+            held_out,
+            views=views(recipe, self.processor, self.model),
+            clips=recipe.clips,
         )
         self.log = folder / "log.jsonl"
 
@@ -128,7 +90,7 @@ class Trainer:
         start = self._restore(stage, optimizers)
         if start is None:
             return True
-        began, recent = time.time(), []
+        began, saved, recent = time.time(), time.time(), []
         for step in range(start, steps):
             scale = min(1.0, (step + 1) / warmup) * 0.5 * (1 + math.cos(math.pi * step / steps))
             for optimizer in optimizers:
@@ -144,7 +106,7 @@ class Trainer:
                 )
             )
             with half_precision(self.device):
-                vision = self.losses.look(batch.pixels)
+                vision = self.losses.see(batch)
                 loss, right = self.losses.patch_loss(vision, batch.patch_words)
                 figures = {"patch_loss": loss.item(), "patches": right.item()}
                 if stage != "eyes":
@@ -170,10 +132,11 @@ class Trainer:
                 pace = round((time.time() - began) / (done - start), 3)
                 self._write({"stage": stage, "step": done, **mean, "s_per_step": pace})
                 recent = []
-            if done % 250 == 0 or done == steps:
-                if stage != "eyes":
-                    self._write({"stage": stage, "step": done, "exact": self.validate()})
+            if (done % 250 == 0 or done == steps) and stage != "eyes":
+                self._write({"stage": stage, "step": done, "exact": self.validate()})
+            if done % 250 == 0 or done == steps or time.time() - saved > _SAVE_SECONDS:
                 self._save(stage, done, optimizers)
+                saved = time.time()
             if self._time_is_up(stop):
                 self._save(stage, done, optimizers)
                 return False
@@ -187,7 +150,7 @@ class Trainer:
         for part in range(self.recipe.checked // 16):
             batch = self._to_device(self.teacher.batch(16, seed=-1, step=part, rank=self.rank))
             with half_precision(self.device):
-                logits, targets = self.losses.answer_logits(batch, self.losses.look(batch.pixels))
+                logits, targets = self.losses.answer_logits(batch, self.losses.see(batch))
             asked = batch.targets >= 0
             good = torch.zeros_like(batch.targets, dtype=torch.bool)
             good[asked] = logits.argmax(-1) == targets

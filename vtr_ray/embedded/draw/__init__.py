@@ -1,6 +1,7 @@
 """Generated pictures: pure functions of a seeded `random.Random`, no global state."""
 
 from vtr_ray.embedded.draw.charts import chart
+from vtr_ray.embedded.draw.clips import Clip, clip
 from vtr_ray.embedded.draw.picture import COLORS, GRID, PATCH, SIZE, Draw, Picture
 from vtr_ray.embedded.draw.scenes import existence, scene
 from vtr_ray.embedded.draw.writing import document, text
@@ -13,4 +14,4 @@ DRAWS: dict[str, Draw] = {
     "charts": chart,
 }
 
-__all__ = ["COLORS", "DRAWS", "GRID", "PATCH", "SIZE", "Draw", "Picture"]
+__all__ = ["COLORS", "DRAWS", "GRID", "PATCH", "SIZE", "Clip", "Draw", "Picture", "clip"]

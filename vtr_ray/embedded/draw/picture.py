@@ -47,14 +47,15 @@ class Picture:
     practice: list[tuple[str, str]] = field(default_factory=list)
     marks: list[tuple[Box, tuple[str, ...]]] = field(default_factory=list)
 
-    def patch_words(self) -> list[tuple[str, ...]]:
-        """Words shown by each of the `GRID * GRID` patches in raster order; `("empty",)` where nothing is.
+    def patch_words(self, grid: int = GRID) -> list[tuple[str, ...]]:
+        """Words shown by each of the `grid * grid` patches in raster order; `("empty",)` where nothing is.
 
         The mark that covers most of a patch wins, if it covers a fifth of it.
         """
-        best = np.full((GRID, GRID), 0.2 * PATCH * PATCH)
-        owner = np.full((GRID, GRID), -1)
-        edges = np.arange(GRID + 1) * PATCH
+        side = SIZE / grid
+        best = np.full((grid, grid), 0.2 * side * side)
+        owner = np.full((grid, grid), -1)
+        edges = np.arange(grid + 1) * side
         for index, ((x0, y0, x1, y1), _) in enumerate(self.marks):
             wide = np.clip(np.minimum(edges[1:], x1) - np.maximum(edges[:-1], x0), 0, None)
             high = np.clip(np.minimum(edges[1:], y1) - np.maximum(edges[:-1], y0), 0, None)

@@ -15,7 +15,9 @@ _CELLS = 4
 
 
 @dataclass(frozen=True)
-class _Thing:
+class Thing:
+    """A coloured shape; centre and radius in pixels."""
+
     color: str
     shape: str
     x: float
@@ -23,7 +25,7 @@ class _Thing:
     radius: float
 
 
-def _things(rng: random.Random, low: int, high: int) -> list[_Thing]:
+def _things(rng: random.Random, low: int, high: int) -> list[Thing]:
     """Shapes in a jittered grid, so that they never overlap."""
     step = SIZE / _CELLS
     palette = rng.sample(list(COLORS), rng.randint(3, 5))
@@ -34,21 +36,22 @@ def _things(rng: random.Random, low: int, high: int) -> list[_Thing]:
         slack = step / 2 - radius
         x = (cell % _CELLS + 0.5) * step + rng.uniform(-slack, slack)
         y = (cell // _CELLS + 0.5) * step + rng.uniform(-slack, slack)
-        things.append(_Thing(rng.choice(palette), rng.choice(SHAPES), x, y, radius))
+        things.append(Thing(rng.choice(palette), rng.choice(SHAPES), x, y, radius))
     return things
 
 
-def _paint(rng: random.Random, things: list[_Thing]) -> Picture:
+def _paint(rng: random.Random, things: list[Thing]) -> Picture:
     image, brush = background(rng)
     picture = Picture(image)
     for thing in things:
         x, y, r = thing.x, thing.y, thing.radius
-        _shape(brush, thing, color(rng, thing.color))
+        paint_shape(brush, thing, color(rng, thing.color))
         picture.marks.append(((x - r, y - r, x + r, y + r), (thing.color, thing.shape)))
     return picture
 
 
-def _shape(brush: ImageDraw.ImageDraw, thing: _Thing, fill: tuple[int, int, int]) -> None:
+def paint_shape(brush: ImageDraw.ImageDraw, thing: Thing, fill: tuple[int, int, int]) -> None:
+    """Fills a thing's shape."""
     x, y, r = thing.x, thing.y, thing.radius
     if thing.shape == "circle":
         brush.ellipse((x - r, y - r, x + r, y + r), fill=fill)
@@ -61,7 +64,7 @@ def _shape(brush: ImageDraw.ImageDraw, thing: _Thing, fill: tuple[int, int, int]
         brush.polygon([(x, y - r), (x - r, y), (x, y + r), (x + r, y)], fill=fill)
 
 
-def _name(thing: _Thing) -> str:
+def _name(thing: Thing) -> str:
     return f"{thing.color} {thing.shape}"
 
 
@@ -104,7 +107,7 @@ def scene(rng: random.Random) -> Picture:
     return picture
 
 
-_SIDES: dict[str, Callable[[_Thing], float]] = {
+_SIDES: dict[str, Callable[[Thing], float]] = {
     "leftmost": lambda thing: thing.x,
     "rightmost": lambda thing: -thing.x,
     "top": lambda thing: thing.y,
@@ -121,7 +124,7 @@ def _interleave(rng: random.Random, kinds: list[list[tuple[str, str]]]) -> list[
     return [kind[i] for i in range(longest) for kind in kinds if i < len(kind)]
 
 
-def _places(rng: random.Random, things: list[_Thing]) -> list[tuple[str, str]]:
+def _places(rng: random.Random, things: list[Thing]) -> list[tuple[str, str]]:
     """Where each unmistakable thing is: practice in finding a colour and a shape in one place."""
     names = [_name(thing) for thing in things]
     third = SIZE / 3
