@@ -47,8 +47,9 @@ def rank_correlation(samples: Sequence[NDArray[np.float64]]) -> Finding:
         f"Between layers 2 and {layers} it is {mean[1, -1]:.2f}.",
     ]
     if not holds:
-        weak = ", ".join(f"{i} and {j}" for i, j, tau, _ in pairs if i >= 2 and tau < _HIGH)
-        sentences.append(f"Below {_HIGH} are layers {weak}: there a layer would choose other tokens.")
+        weak = [f"{i} and {j}" for i, j, tau, _ in pairs if i >= 2 and tau < _HIGH]
+        which = "all of them" if len(weak) == len(after_first) else f"layers {', '.join(weak)}"
+        sentences.append(f"Below {_HIGH} are {which}: there a layer would rank tokens differently.")
     return Finding(
         study="correlation",
         title="Rank correlation of vision tokens between layers",
