@@ -87,8 +87,8 @@ def on_top(runs: Sequence[Run], tokens: Mapping[str, int]) -> Finding:
     lost = [run.model for run in after if run.significant and run.difference < 0]
     if lost:
         sentences.append(
-            f"The drop is significant on {', '.join(lost)}: at lambda = 0.01 a search may give a point of E for "
-            "all tokens of the layers it searches at once, and --objective keep-accuracy gives less."
+            f"The drop is significant on {', '.join(lost)}: at lambda = 0.01 a search may give a point of E "
+            "for all tokens of the layers it searches at once, and --objective keep-accuracy gives less."
         )
     return Finding(
         study="ontop",
