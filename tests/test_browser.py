@@ -8,8 +8,6 @@ from __future__ import annotations
 import base64
 import json
 import os
-import shlex
-import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -29,7 +27,7 @@ import tuning_toys as toys
 
 from vtr_ray.report.page import read_runs, write_page
 from vtr_ray.report.page.evaluations import read_samples
-from vtr_ray.store import default_uri, ui_command
+from vtr_ray.store import default_uri
 
 pytestmark = [
     pytest.mark.slow,
@@ -241,15 +239,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     content = json.loads((folder / "one" / "evaluation.json").read_text())
     curves = {f"{name} on vtr_text": row["schedule"]["rates"] for name, row in content["strategies"].items()}
     port = toys.free_port()
-    command = shlex.split(ui_command(uri, port))
-    server = subprocess.Popen(
-        [str(Path(sys.executable).with_name(command[0])), *command[1:]],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,  # its workers end with it
-    )
-    try:
-        toys.wait_for_port(port)
+    with toys.mlflow_ui(uri, port):
         yield {
             "address": f"http://127.0.0.1:{port}/#",
             "experiment": link["experiment_id"],
@@ -257,9 +247,6 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
             "curves": curves,
             "page": logged,
         }
-    finally:
-        os.killpg(server.pid, signal.SIGKILL)
-        server.wait()
 
 
 @pytest.fixture

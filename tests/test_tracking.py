@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import signal
 import socket
 import subprocess
@@ -245,15 +244,7 @@ def test_a_server_that_dies_midway_costs_nothing(
     client.create_experiment("dies", artifact_location=(tmp_path / "artifacts").as_uri())
     path, said = tmp_path / "run", []
     port = toys.free_port()
-    command = shlex.split(ui_command(store, port))
-    server = subprocess.Popen(
-        [str(Path(sys.executable).with_name(command[0])), *command[1:]],
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.DEVNULL,
-        start_new_session=True,  # its workers end with it
-    )
-    try:
-        toys.wait_for_port(port)
+    with toys.mlflow_ui(store, port) as server:
         with pytest.raises(InputError, match=rf"port {port} is busy"):
             ui_command(store, port)
         tracker = Tracker(path, ui_command(f"http://127.0.0.1:{port}"), experiment="dies", warn=said.append)
@@ -270,9 +261,6 @@ def test_a_server_that_dies_midway_costs_nothing(
 
         write_run(path, after)
         assert not tracker.close(timeout=20.0) and len(said) == 1
-    finally:
-        if server.poll() is None:
-            os.killpg(server.pid, signal.SIGKILL)
     assert capfd.readouterr() == ("", "")
     assert len(history(client, logged(client, "dies")[1]["layer 3"], "E")) == 4
     assert logged(client, "dies")[0].info.status == "RUNNING"

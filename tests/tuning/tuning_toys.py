@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import json
 import os
+import shlex
+import signal
 import socket
 import subprocess
+import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -15,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 from vtr_ray.errors import InputError
 from vtr_ray.evaluation.outcome import Outcome, effectiveness
 from vtr_ray.schedule import Schedule
+from vtr_ray.store import ui_command
 from vtr_ray.tuning.directory import Entry, Settings, read_ledger
 
 if TYPE_CHECKING:
@@ -172,6 +177,25 @@ def wait_for_port(port: int, timeout: float = 180.0) -> None:
                 return
         assert time.monotonic() < end, f"nobody listens at port {port} after {timeout} s"
         time.sleep(0.1)
+
+
+@contextmanager
+def mlflow_ui(uri: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
+    """The UI over a store, started with the very line that users are given; it listens."""
+    command = shlex.split(ui_command(uri, port))
+    server = subprocess.Popen(
+        [str(Path(sys.executable).with_name(command[0])), *command[1:]],
+        stdout=subprocess.DEVNULL,
+        stderr=subprocess.DEVNULL,
+        start_new_session=True,  # its workers end with it
+    )
+    try:
+        wait_for_port(port)
+        yield server
+    finally:
+        if server.poll() is None:
+            os.killpg(server.pid, signal.SIGKILL)
+            server.wait()
 
 
 def json_line(entry: Entry) -> str:
