@@ -13,6 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from vtr_ray.store import RUN
 from vtr_ray.tracking import fetch_run
 
 HERE = Path(__file__).parent
@@ -23,7 +24,7 @@ LONG = 24  # rows; longer tables are in the CSV alone
 def main(runs: list[str]) -> None:
     """Writes the page and its figures."""
     with TemporaryDirectory() as fetched:
-        folders = [fetch_run(run, Path(fetched)) if run.startswith("runs:/") else Path(run) for run in runs]
+        folders = [fetch_run(run, Path(fetched)) if run.startswith(RUN) else Path(run) for run in runs]
         studies = [
             (json.loads((folder / "study.json").read_text(encoding="utf-8")), folder) for folder in folders
         ]

@@ -12,6 +12,8 @@ from pathlib import Path
 
 from vtr_ray.errors import InputError
 
+RUN, REGISTERED = "runs:/", "mlflow:"  # what addresses of runs, and of registered schedules, begin with
+
 
 def default_uri(folder: str | Path = ".") -> str:
     """`MLFLOW_TRACKING_URI` where it is set, else the SQLite store `mlflow.db` in `folder`."""

@@ -9,15 +9,13 @@ from tempfile import TemporaryDirectory
 
 from rich.console import Console
 
-from vtr_ray.commands.searching import home
+from vtr_ray.commands.searching import home, numbered
 from vtr_ray.errors import InputError
 from vtr_ray.files import replacing_folder
 from vtr_ray.report.page import INDEX, read_runs, write_page
 from vtr_ray.report.page.sheets import verdict
-from vtr_ray.store import default_uri, ui_command
+from vtr_ray.store import RUN, default_uri, ui_command
 from vtr_ray.tracking import fetch_run, log_page
-
-_IN_MLFLOW = "runs:/"
 
 
 def compare(runs: Sequence[str], out: Path | None, console: Console) -> Path:
@@ -27,9 +25,7 @@ def compare(runs: Sequence[str], out: Path | None, console: Console) -> Path:
     """
     uri = default_uri(home())
     with TemporaryDirectory(prefix="vtr-ray-") as fetched:
-        paths = [
-            fetch_run(run, Path(fetched), uri) if run.startswith(_IN_MLFLOW) else Path(run) for run in runs
-        ]
+        paths = [fetch_run(run, Path(fetched), uri) if run.startswith(RUN) else Path(run) for run in runs]
         inputs = read_runs(paths)
         folder = _folder(out)
         with replacing_folder(folder) as temporary:
@@ -61,7 +57,4 @@ def _folder(out: Path | None) -> Path:
     if out is not None:
         return out.absolute()
     wanted = home() / "runs" / time.strftime("compare-%Y%m%d-%H%M%S")
-    number = 1
-    while (path := wanted if number == 1 else wanted.with_name(f"{wanted.name}-{number}")).exists():
-        number += 1
-    return path
+    return next(path for path in numbered(wanted) if not path.exists())

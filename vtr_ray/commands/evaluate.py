@@ -14,7 +14,6 @@ from vtr_ray import strategies
 from vtr_ray.commands.inputs import DataOptions, ModelOptions, PoolOptions, Samples
 from vtr_ray.commands.named import (
     CONTROL,
-    REGISTERED,
     Given,
     given_schedule,
     name_of,
@@ -37,6 +36,7 @@ from vtr_ray.report.comparison import (
 )
 from vtr_ray.report.live import comparing
 from vtr_ray.schedule import Ranking, Schedule
+from vtr_ray.store import REGISTERED
 from vtr_ray.tuning.cluster import connected
 from vtr_ray.tuning.directory import read_settings
 

@@ -11,10 +11,8 @@ from typing import Any
 from vtr_ray import strategies
 from vtr_ray.errors import InputError
 from vtr_ray.schedule import Schedule
-from vtr_ray.store import default_uri
+from vtr_ray.store import REGISTERED, default_uri
 from vtr_ray.tuning.directory import SCHEDULE, SEARCH
-
-REGISTERED = "mlflow:"
 
 _MAKERS: dict[str, Callable[..., Schedule]] = {
     name: getattr(strategies, name) for name in ("none", "fastv", "vtw", "pyramid_drop", "p_sigmoid")

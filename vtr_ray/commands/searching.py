@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -75,8 +75,7 @@ def run_directory(run: RunOptions, command: str) -> Path:
 
 def claimed(path: Path) -> Path:
     """A new directory of that name; where others began in the same second, of the name and a number."""
-    for number in itertools.count(1):
-        chosen = path if number == 1 else path.with_name(f"{path.name}-{number}")
+    for chosen in numbered(path):
         try:
             chosen.mkdir(parents=True)
         except FileExistsError:
@@ -87,6 +86,13 @@ def claimed(path: Path) -> Path:
             ) from None
         return chosen
     raise AssertionError
+
+
+def numbered(path: Path) -> Iterator[Path]:
+    """That path, then the same name with a number: 2, 3, ..."""
+    yield path
+    for number in itertools.count(2):
+        yield path.with_name(f"{path.name}-{number}")
 
 
 def _age(run: Path) -> tuple[str, int]:

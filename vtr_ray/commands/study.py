@@ -55,12 +55,9 @@ def study(
     finding = _STUDIES[name](job)
     folder.mkdir(parents=True, exist_ok=True)
     for drawing in draw(finding):
-        with replacing(folder / f"{drawing.name}.png") as file:
-            file.write_bytes(drawing.png)
-        with replacing(folder / f"{drawing.name}.svg") as file:
-            file.write_text(drawing.svg, encoding="utf-8")
-        with replacing(folder / f"{drawing.name}.csv") as file:
-            file.write_text(drawing.csv(), encoding="utf-8")
+        for written, content in drawing.files().items():
+            with replacing(folder / written) as file:
+                file.write_bytes(content)
     facts = {"model": model.model, "created": time.time(), "versions": _versions()}
     write_json(folder / STUDY, {**finding.to_dict(), **facts})
     job.say(f"{finding.title} ({finding.paper}).")

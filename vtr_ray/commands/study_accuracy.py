@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from vtr_ray import strategies
 from vtr_ray.commands import psigmoid
+from vtr_ray.commands.inputs import ModelOptions
 from vtr_ray.commands.named import Given, given_schedule
 from vtr_ray.commands.searching import RunOptions
 from vtr_ray.commands.study_job import Job, settings_of
@@ -40,11 +41,7 @@ def trade_off(job: Job) -> Finding:
         else:
             given[_row("PDrop", drop)] = Given(pdrop)
         given[_row("random tokens", drop)] = Given(strategies.random(ours.schedule, job.options.seed))
-    folder = job.folder / "evaluation"
-    if not (folder / EVALUATION).exists():
-        suite = SuiteOptions(job.options.suite, limit=job.options.limit, out=folder, shown=0)
-        evaluate_suite(given, job.model, suite, job.pool, job.console)
-    content = json.loads((folder / EVALUATION).read_text(encoding="utf-8"))
+    content = _evaluated(job, given, "evaluation", job.model)
     points, leads = [], []
     for drop in found:
         for name in (tradeoff.OURS, "FastV", "PDrop", "random tokens"):
@@ -54,20 +51,19 @@ def trade_off(job: Job) -> Finding:
             accuracy = row["average"]["value"]
             points.append(tradeoff.Point(name, drop, row["tflops"], row["memory_cost"], accuracy))
             if name != tradeoff.OURS:
-                leads.append(_lead(content["pairs"], name, drop))
+                difference = _difference(content, _row(tradeoff.OURS, drop), _row(name, drop))
+                leads.append(tradeoff.Lead(name, drop, *difference))
     return tradeoff.trade_off(points, leads)
 
 
-def _lead(pairs: Sequence[dict[str, Any]], other: str, drop: float) -> tradeoff.Lead:
-    """P-Sigmoid minus another strategy, from the pair in whichever order it stands."""
-    ours, theirs = _row(tradeoff.OURS, drop), _row(other, drop)
+def _difference(content: Mapping[str, Any], first: str, second: str) -> tuple[float, bool]:
+    """`first` minus `second` in the average, whichever way their pair stands; whether it is significant."""
     pair = next(
         one
-        for one in pairs
-        if one["benchmark"] == "average" and {one["first"], one["second"]} == {ours, theirs}
+        for one in content["pairs"]
+        if one["benchmark"] == "average" and {one["first"], one["second"]} == {first, second}
     )
-    sign = 1 if pair["first"] == ours else -1
-    return tradeoff.Lead(other, drop, sign * pair["difference"], pair["significant"])
+    return (1 if pair["first"] == first else -1) * pair["difference"], pair["significant"]
 
 
 def _row(name: str, drop: float) -> str:
@@ -102,31 +98,25 @@ def _own_runs(job: Job) -> dict[str, tuple[Path, Schedule]]:
     return found
 
 
-def _evaluated(job: Job, model: str, given: dict[str, Given]) -> dict[str, Any]:
+def _evaluated(job: Job, given: dict[str, Given], name: str, model: ModelOptions) -> dict[str, Any]:
     """What `evaluation.json` says of a model under schedules; evaluated unless the study's folder has it."""
-    folder = job.folder / f"evaluation-{file_name(model)}"
+    folder = job.folder / name
     if not (folder / EVALUATION).exists():
         suite = SuiteOptions(job.options.suite, limit=job.options.limit, out=folder, shown=0)
-        evaluate_suite(given, replace(job.model, model=model), suite, job.pool, job.console)
+        evaluate_suite(given, model, suite, job.pool, job.console)
     content: dict[str, Any] = json.loads((folder / EVALUATION).read_text(encoding="utf-8"))
     return content
+
+
+def _of_model(job: Job, given: dict[str, Given], model: str) -> dict[str, Any]:
+    return _evaluated(job, given, f"evaluation-{file_name(model)}", replace(job.model, model=model))
 
 
 def _run(content: dict[str, Any], model: str, row: str, name: str, beside: str | None) -> exchange.Run:
     """One row of an evaluation; beside: the row that its difference is to."""
     own = content["strategies"][row]
-    pair: dict[str, Any] = {"difference": 0.0, "significant": False}
-    if beside is not None:
-        pair = next(
-            one
-            for one in content["pairs"]
-            if one["benchmark"] == "average" and {one["first"], one["second"]} == {row, beside}
-        )
-    sign = 1 if pair.get("first") in (None, row) else -1
-    return exchange.Run(
-        model, name, own["average"]["value"], own["tflops"], own["memory_cost"],
-        sign * pair["difference"], pair["significant"],
-    )  # fmt: skip
+    difference = (0.0, False) if beside is None else _difference(content, row, beside)
+    return exchange.Run(model, name, own["average"]["value"], own["tflops"], own["memory_cost"], *difference)
 
 
 def exchanged(job: Job) -> Finding:
@@ -141,7 +131,7 @@ def exchanged(job: Job) -> Finding:
             f"schedule of {other}": Given(exchange.mapped(schedule, layers) if other != model else schedule)
             for other, (_, schedule) in found.items()
         }
-        content, own = _evaluated(job, model, given), f"schedule of {model}"
+        content, own = _of_model(job, given, model), f"schedule of {model}"
         runs.append(_run(content, model, own, exchange.OWN, None))
         runs += [
             _run(content, model, f"schedule of {other}", other, own) for other in found if other != model
@@ -153,7 +143,7 @@ def on_top(job: Job) -> Finding:
     """Every model of the named runs evaluated without reduction and with its own schedule."""
     runs, tokens = [], {}
     for model, (run, schedule) in _own_runs(job).items():
-        content = _evaluated(job, model, {"G-Search": Given(schedule, str(run.absolute()))})
+        content = _of_model(job, {"G-Search": Given(schedule, str(run.absolute()))}, model)
         tokens[model] = content["vision_tokens"]
         runs.append(_run(content, model, NO_REDUCTION, exchange.NONE, None))
         runs.append(_run(content, model, "G-Search", exchange.OWN, NO_REDUCTION))

@@ -46,6 +46,7 @@ class Job:
 
 def settings_of(run: Path, command: str) -> Settings:
     """A run's settings. Raises InputError: another command's, or no run."""
-    if not (run / SEARCH).is_file() or read_settings(run).command != command:
+    settings = read_settings(run) if (run / SEARCH).is_file() else None
+    if settings is None or settings.command != command:
         raise InputError(f"{run} is no run of vtr-ray {command}; name such runs")
-    return read_settings(run)
+    return settings

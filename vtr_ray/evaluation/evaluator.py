@@ -384,11 +384,14 @@ class Evaluator:
         )
         return find_withdrawal(self.model, prompted, threshold=threshold, first=first)
 
+    def _alone(self, sample: Sample) -> Tensors:
+        """A batch of one sample's prompt, on the model's device; not kept."""
+        batch = build(self.model, self.processor, [sample], [[]], int(self._ends[0]), self._max_pixels)
+        return batch.map(lambda tensor: tensor.to(self.model.device))
+
     def vision_scores(self, place: int) -> list[list[float]]:
         """By layer, the scores of all vision tokens of the sample at that place, nothing being reduced."""
-        sample = self.samples.samples[place]
-        batch = build(self.model, self.processor, [sample], [[]], int(self._ends[0]), self._max_pixels)
-        batch = batch.map(lambda tensor: tensor.to(self.model.device))
+        batch = self._alone(self.samples.samples[place])
         found = layer_scores(self.model, batch.inputs, batch.vision, batch.prompt)
         return [layer[0].tolist() for layer in found]
 

@@ -78,18 +78,12 @@ def load_tasks(
 
 def _load(include: str | None, name: str, score: str | None, limit: int | None, frames: int) -> SampleSet:
     task = load_task(include, name)
-    _check_kind(task, name)
-    metadata = _metadata(task)
+    check_kind(task, name)
+    metadata = task_metadata(task)
     metric = score or metadata.get("score") or _only_metric(task, name)
     exact = bool(metadata.get("exact_answer", False))
-    generation = task.config.generation_kwargs or {}
-    until = generation.get("until") or ()
-    common: dict[str, Any] = {
-        "source": name,
-        "exact": exact,
-        "max_new_tokens": int(generation.get("max_new_tokens", DEFAULT_MAX_NEW_TOKENS)),
-        "until": (until,) if isinstance(until, str) else tuple(until),
-    }
+    limits = answer_limits(task.config.generation_kwargs or {}, DEFAULT_MAX_NEW_TOKENS)
+    common: dict[str, Any] = {"source": name, "exact": exact, **limits}
     samples: list[Sample] = []
     skipped: list[Skipped] = []
     for index in spread_documents(len(task.eval_docs), limit):
@@ -118,6 +112,15 @@ def _load(include: str | None, name: str, score: str | None, limit: int | None, 
     return SampleSet(tuple(samples), tuple(skipped), where=name)
 
 
+def answer_limits(generation: Mapping[str, Any], default: int) -> dict[str, Any]:
+    """Where a task's generation settings end an answer, as `Sample` takes it. default: tokens at most."""
+    until, most = generation.get("until") or (), generation.get("max_new_tokens")
+    return {
+        "max_new_tokens": default if most is None else int(most),
+        "until": (until,) if isinstance(until, str) else tuple(until),
+    }
+
+
 def spread_documents(total: int, limit: int | None) -> list[int]:
     """`limit` indices evenly spread over `total` documents, ascending; None, or no fewer: all of them."""
     count = total if limit is None else min(limit, total)
@@ -129,7 +132,8 @@ def task_metrics(name: str, include: str | Path | None = None) -> list[str]:
     return list(load_task(None if include is None else str(include), name).aggregation())
 
 
-def _check_kind(task: Any, name: str) -> None:
+def check_kind(task: Any, name: str) -> None:
+    """Raise InputError for a task without images, or of another kind of answer."""
     if task.config.doc_to_visual is None:
         raise InputError(f"task {name} has no images (no doc_to_visual); name one that asks about images")
     if task.OUTPUT_TYPE != "generate_until":
@@ -239,16 +243,28 @@ def task_figures(samples: Iterable[Sample], outcomes: Iterable[Outcome]) -> dict
 
 
 def _results(task: Any, document: int, answer: str) -> dict[str, Any]:
-    """What `process_results` says of one answer.
-
-    `task.apply_filters` would pair answers with documents from index 0 on, whichever document this is, and
-    the decorated `process_results` repeats an exception for ten seconds: hence neither.
-    """
+    """What `process_results` says of one answer after the task's first filters."""
     doc = task.eval_docs_no_media[document]
+    return process_results(task, doc, filtered(task._filters[0].filters, doc, answer))
+
+
+def filtered(filters: Iterable[Any], doc: Any, answer: str) -> Any:
+    """An answer to a document after lmms-eval's filters.
+
+    `task.apply_filters` would pair answers with documents from index 0 on, whichever document this is.
+    """
     responses: Any = [[answer]]
-    for one in task._filters[0].filters:
+    for one in filters:
         responses = one.apply(responses, [doc])
-    results: dict[str, Any] = type(task).process_results.__wrapped__(task, doc, [next(iter(responses))])
+    return next(iter(responses))
+
+
+def process_results(task: Any, doc: Any, response: Any) -> dict[str, Any]:
+    """By metric, what a task says of one filtered answer.
+
+    Undecorated: the decorated `process_results` repeats an exception for ten seconds.
+    """
+    results: dict[str, Any] = type(task).process_results.__wrapped__(task, doc, [response])
     return results
 
 
@@ -267,7 +283,8 @@ def _as_score(results: dict[str, Any], metric: str, task: str) -> float:
     return score
 
 
-def _metadata(task: Any) -> dict[str, Any]:
+def task_metadata(task: Any) -> dict[str, Any]:
+    """What the task's YAML says under `metadata`, in one mapping."""
     metadata = task.config.metadata or {}
     parts = metadata if isinstance(metadata, list) else [metadata]
     return {key: value for part in parts if isinstance(part, Mapping) for key, value in part.items()}

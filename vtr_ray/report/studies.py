@@ -30,13 +30,17 @@ def _drawing(finding: Finding, name: str, table: Table, title: str, figure: Any)
 def _consecutive(finding: Finding) -> Drawing:
     table = finding.tables["consecutive"]
     layers, tau, spread = (np.array([row[i] for row in table.rows]) for i in (0, 2, 3))
-    look = looks(["tau"])["tau"]
     with axes_of(5.0, 3.2) as (figure, axes):
-        axes.fill_between(layers, tau - spread, tau + spread, color=look.colour, alpha=0.18, linewidth=0)
-        axes.plot(layers, tau, color=look.colour, marker=look.marker, markersize=5)
+        _band(axes, layers, tau, tau - spread, tau + spread)
         axes.set(xlabel="layer", ylabel="tau to the next layer", ylim=(min(0, (tau - spread).min()), 1.02))
     title = "Kendall's tau between a layer and the next; band: standard deviation over samples"
     return _drawing(finding, "consecutive", table, title, figure)
+
+
+def _band(axes: Any, x: Any, y: Any, low: Any, high: Any) -> None:
+    (look,) = looks(["one"]).values()
+    axes.fill_between(x, low, high, color=look.colour, alpha=0.18, linewidth=0)
+    axes.plot(x, y, color=look.colour, marker=look.marker, markersize=5)
 
 
 def _matrix(finding: Finding) -> Drawing:
@@ -61,10 +65,8 @@ def _matrix(finding: Finding) -> Drawing:
 def _attention(finding: Finding) -> Drawing:
     table = finding.tables["by_layer"]
     layer, median, low, high = (np.array([row[i] for row in table.rows]) for i in range(4))
-    look = looks(["score"])["score"]
     with axes_of(5.0, 3.2) as (figure, axes):
-        axes.fill_between(layer, low, high, color=look.colour, alpha=0.18, linewidth=0)
-        axes.plot(layer, median, color=look.colour, marker=look.marker, markersize=5)
+        _band(axes, layer, median, low, high)
         axes.set(xlabel="layer", ylabel="score of a vision token")
         axes.set_yscale("log" if low.min() > 0 else "linear")
     return _drawing(finding, "by-layer", table, "Median score of vision tokens; band: quartiles", figure)
@@ -87,28 +89,27 @@ def _curves(finding: Finding) -> Drawing:
 
 
 def _trade_off(finding: Finding) -> Drawing:
-    table = finding.tables["points"]
-    names = list(dict.fromkeys(row[0] for row in table.rows))
-    with axes_of(5.0, 3.8) as (figure, axes):
-        for name, look in looks(names).items():
-            points = sorted((row[2], 100 * row[4]) for row in table.rows if row[0] == name)
-            x, y = zip(*points, strict=True)
-            axes.plot(x, y, color=look.colour, marker=look.marker, linestyle=look.dash, label=name)
-        axes.set(xlabel="TFLOPs of a prefill", ylabel="average, %")
-        figure.legend(loc="outside lower center", ncols=2)
-    return _drawing(finding, "points", table, "Accuracy against TFLOPs", figure)
+    return _lines(finding, "points", 4, "average, %", "Accuracy against TFLOPs", 3.8, scale=100)
 
 
 def _steepness(finding: Finding) -> Drawing:
-    table = finding.tables["k"]
-    names = list(dict.fromkeys(row[0] for row in table.rows))
-    with axes_of(5.0, 3.4) as (figure, axes):
-        for name, look in looks(names).items():
-            x, y = zip(*((row[1], row[3]) for row in table.rows if row[0] == name), strict=True)
-            axes.plot(x, y, color=look.colour, marker=look.marker, linestyle=look.dash, label=name)
-        axes.set(xlabel="TFLOPs of a prefill", ylabel="k")
+    return _lines(finding, "k", 3, "k", "Searched steepness by TFLOPs", 3.4)
+
+
+def _lines(
+    finding: Finding, name: str, column: int, label: str, title: str, height: float, scale: float = 1
+) -> Drawing:
+    """A line for each name in the table's first column: another column, scaled, against the TFLOPs."""
+    table = finding.tables[name]
+    tflops = table.columns.index("TFLOPs")
+    with axes_of(5.0, height) as (figure, axes):
+        for one, look in looks(dict.fromkeys(row[0] for row in table.rows)).items():
+            points = sorted((row[tflops], scale * row[column]) for row in table.rows if row[0] == one)
+            x, y = zip(*points, strict=True)
+            axes.plot(x, y, color=look.colour, marker=look.marker, linestyle=look.dash, label=one)
+        axes.set(xlabel="TFLOPs of a prefill", ylabel=label)
         figure.legend(loc="outside lower center", ncols=2)
-    return _drawing(finding, "k", table, "Searched steepness by TFLOPs", figure)
+    return _drawing(finding, name, table, title, figure)
 
 
 def _bars(finding: Finding) -> Drawing:

@@ -7,12 +7,10 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from vtr_ray.errors import InputError, first_line
-from vtr_ray.store import default_uri
+from vtr_ray.store import RUN, default_uri
 from vtr_ray.tracking.client import client_of, experiment_of, key_of
 from vtr_ray.tracking.searches import EXPERIMENT, LINK
 from vtr_ray.tuning.directory import write_json
-
-RUN = "runs:/"
 
 
 def fetch_run(reference: str, folder: Path, uri: str | None = None) -> Path:

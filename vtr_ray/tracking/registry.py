@@ -10,11 +10,11 @@ from typing import Any
 
 from vtr_ray.errors import InputError, first_line
 from vtr_ray.schedule import Schedule
+from vtr_ray.store import REGISTERED
 from vtr_ray.tracking.client import client_of, experiment_of
 from vtr_ray.tracking.searches import EXPERIMENT, LINK
 from vtr_ray.tuning.directory import SCHEDULE
 
-PREFIX = "mlflow:"
 CHAMPION = "champion"
 
 
@@ -50,7 +50,7 @@ def register_schedule(
             client.set_registered_model_alias(name, alias, version.version)
     except Exception as error:
         raise InputError(f"MLflow at {uri} cannot register it: {first_line(error)}") from error
-    return f"{PREFIX}{name}/{version.version}"
+    return f"{REGISTERED}{name}/{version.version}"
 
 
 def registered_schedule(address: str, uri: str) -> Schedule:
@@ -59,10 +59,10 @@ def registered_schedule(address: str, uri: str) -> Schedule:
     Raises:
         InputError: another form, no such schedule, MLflow cannot be reached.
     """
-    found = re.fullmatch(rf"{PREFIX}(?P<name>[^@/]+)(?:@(?P<alias>[^@/]+)|/(?P<version>\d+))", address)
+    found = re.fullmatch(rf"{REGISTERED}(?P<name>[^@/]+)(?:@(?P<alias>[^@/]+)|/(?P<version>\d+))", address)
     if found is None:
         raise InputError(
-            f"{address!r} is no registered schedule; write {PREFIX}NAME@{CHAMPION} or {PREFIX}NAME/1"
+            f"{address!r} is no registered schedule; write {REGISTERED}NAME@{CHAMPION} or {REGISTERED}NAME/1"
         )
     try:
         client = client_of(uri)

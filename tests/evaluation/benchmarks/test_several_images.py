@@ -66,11 +66,12 @@ def test_a_sample_says_which_tokens_live_and_where_they_are(network) -> None:
     model, processor = network
     schedule = strategies.fastv(12, 0.75)
     evaluator = BenchmarkEvaluator(model, processor, SampleSet((sample(0, 1), sample(1, 2))), 2, cache=2**20)
-    one, two = evaluator.alive("0", schedule), evaluator.alive("1", schedule)
+    one, two = evaluator.alive("0", [schedule]), evaluator.alive("1", [schedule])
     assert (one["tokens"], one["grid"]) == (144, [12, 12])
     assert (two["tokens"], two["grid"]) == (288, None)
-    assert [len(layer) for layer in one["kept"]] == schedule.counts(144)
-    assert one["kept"][0] == list(range(144)) and set(one["kept"][5]) < set(range(144))
+    (kept,) = one["kept"]
+    assert [len(layer) for layer in kept] == schedule.counts(144)
+    assert kept[0] == list(range(144)) and set(kept[5]) < set(range(144))
     assert one["image"].startswith("data:image/png;base64,")
     found = evaluator.speeds([strategies.none(12), schedule])
     assert found[0]["tflops"] > found[1]["tflops"] and min(min(each.values()) for each in found) > 0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
 
-from vtr_ray.evaluation.benchmarks.loading import Chosen, context_of, target_of
+from vtr_ray.evaluation.benchmarks.loading import Chosen
 from vtr_ray.evaluation.benchmarks.responses import Responses, digest
 from vtr_ray.evaluation.outcome import Outcome
 from vtr_ray.schedule import Schedule
@@ -31,12 +31,7 @@ def collect_answers(
 
     Every answer is in `responses` before the next batch is asked for.
     """
-    documents = {
-        f"{name}/{number}": (name, number)
-        for one in chosen
-        for name, own in one.documents.items()
-        for number in own.numbers
-    }
+    places = {sample.id: (sample.source, sample.document) for one in chosen for sample in one.samples}
     asked = dict(_asked(chosen))
     keys = {
         name: {
@@ -69,7 +64,7 @@ def collect_answers(
             if missing:
                 pool.evaluate(schedule, missing, on_outcomes=taker(name))
     answers = {
-        name: {documents[sample]: answer for sample, answer in own.items()} for name, own in found.items()
+        name: {places[sample]: answer for sample, answer in own.items()} for name, own in found.items()
     }
     return answers, lost
 
@@ -77,24 +72,24 @@ def collect_answers(
 def _asked(chosen: Sequence[Chosen]) -> Iterator[tuple[str, dict[str, Any]]]:
     """Of each sample what is asked of the model, and how it writes its answer."""
     for one in chosen:
+        settings: dict[str, dict[str, Any]] = {}
         for name, task in one.tasks.items():
             split = task.config.test_split or task.config.validation_split
             info = getattr(task.dataset[split], "info", None)
             bytes_of_data = getattr(((info and info.splits) or {}).get(split), "num_bytes", None)
             generation = {str(key): value for key, value in (task.config.generation_kwargs or {}).items()}
-            for number in one.documents[name].numbers:
-                yield (
-                    f"{name}/{number}",
-                    {
-                        "task": name,
-                        "document": number,
-                        "data": bytes_of_data,
-                        "context": context_of(task, number),
-                        "target": target_of(task, number),
-                        "generation": generation,
-                        "frames": one.frames,
-                    },
-                )
+            settings[name] = {"data": bytes_of_data, "generation": generation, "frames": one.frames}
+        for sample in one.samples:
+            yield (
+                sample.id,
+                {
+                    "task": sample.source,
+                    "document": sample.document,
+                    "context": sample.question,
+                    "target": sample.answers[0],
+                    **settings[sample.source],
+                },
+            )
 
 
 def _chunks(batches: Sequence[Sequence[str]], size: int) -> Iterator[list[tuple[int, Sequence[str]]]]:

@@ -16,7 +16,7 @@ from PIL import Image
 from vtr_ray.efficiency import count_flops
 from vtr_ray.efficiency.latency import language_times
 from vtr_ray.evaluation import prompts
-from vtr_ray.evaluation.batches import Tensors, build, form_batches
+from vtr_ray.evaluation.batches import Tensors, form_batches
 from vtr_ray.evaluation.evaluator import Evaluator
 from vtr_ray.evaluation.samples import SampleSet
 from vtr_ray.evaluation.suites import spread_documents
@@ -99,23 +99,22 @@ class BenchmarkEvaluator(Evaluator):
             for schedule, (prefill, decode) in zip(schedules, times, strict=True)
         ]
 
-    def alive(self, sample_id: str, schedule: Schedule) -> dict[str, Any]:
+    def alive(self, sample_id: str, schedules: Sequence[Schedule]) -> dict[str, Any]:
         """Which vision tokens of a sample live at each layer, for pictures of it. JSON.
 
         Gives `tokens` (how many vision tokens it has), `grid` (their rows and columns where they are one
-        square image, else None), `kept` (per layer the indices, ascending) and `image`, its first image
-        or frame as a data URI of a PNG.
+        square image, else None), `kept` (per schedule and layer the indices, ascending) and `image`, its
+        first image or frame as a data URI of a PNG.
         """
-        index = next(place for place, one in enumerate(self.samples) if one.id == sample_id)
-        sample = self.samples.samples[index]
-        batch = build(self.model, self.processor, [sample], [[]], int(self._ends[0]), self._max_pixels)
-        batch = batch.map(lambda tensor: tensor.to(self.model.device))
-        with (
-            torch.inference_mode(),
-            reduce_vision_tokens(self.model, schedule, batch.prompt, batch.vision) as reduction,
-        ):
-            self.model(**batch.inputs, use_cache=False, logits_to_keep=1)
-            kept = [layer[0][layer[0] >= 0].tolist() for layer in reduction.kept]
+        sample = next(one for one in self.samples if one.id == sample_id)
+        batch, kept = self._alone(sample), []
+        for schedule in schedules:
+            with (
+                torch.inference_mode(),
+                reduce_vision_tokens(self.model, schedule, batch.prompt, batch.vision) as reduction,
+            ):
+                self.model(**batch.inputs, use_cache=False, logits_to_keep=1)
+                kept.append([layer[0][layer[0] >= 0].tolist() for layer in reduction.kept])
         tokens, side = int(batch.vision.sum()), math.isqrt(int(batch.vision.sum()))
         seen = read(sample.image, self._max_pixels)
         first = seen[0] if isinstance(seen, list) else Image.fromarray(seen.pixels[0])

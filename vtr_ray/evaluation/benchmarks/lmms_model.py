@@ -17,6 +17,7 @@ from vtr_ray.evaluation.benchmarks.evaluator import BenchmarkEvaluator
 from vtr_ray.evaluation.benchmarks.loading import MAX_NEW_TOKENS
 from vtr_ray.evaluation.prefix_cache import parse_size
 from vtr_ray.evaluation.samples import FRAMES, Sample, SampleSet
+from vtr_ray.evaluation.suites import answer_limits
 from vtr_ray.evaluation.video import open_video
 from vtr_ray.models import load_model
 from vtr_ray.schedule import Schedule
@@ -103,12 +104,8 @@ class VtrRay(lmms):  # type: ignore[misc]
             shown: Any = _Shown(visuals, partial(data.__getitem__, number))
             if video:
                 shown = open_video(Path(visuals(data[number])[0]), self._frames)
-            until = generation.get("until") or ()
-            yield Sample(
-                str(place), task, shown, context, ("",), exact=False,
-                max_new_tokens=int(generation.get("max_new_tokens") or MAX_NEW_TOKENS),
-                until=(until,) if isinstance(until, str) else tuple(until),
-            )  # fmt: skip
+            limits = answer_limits(generation, MAX_NEW_TOKENS)
+            yield Sample(str(place), task, shown, context, ("",), exact=False, **limits)
 
     def loglikelihood(self, requests: Sequence[Any]) -> list[tuple[float, bool]]:
         """Raises InputError: only answers are judged here."""

@@ -15,7 +15,14 @@ from vtr_ray.errors import InputError, first_line
 from vtr_ray.evaluation.benchmarks import judges
 from vtr_ray.evaluation.benchmarks.catalogue import Benchmark
 from vtr_ray.evaluation.samples import FRAMES, Sample, SampleSet, whole_images_only
-from vtr_ray.evaluation.suites import load_task, load_tree, spread_documents, task_names
+from vtr_ray.evaluation.suites import (
+    answer_limits,
+    check_kind,
+    load_task,
+    load_tree,
+    spread_documents,
+    task_names,
+)
 from vtr_ray.evaluation.video import open_video
 
 MAX_NEW_TOKENS = 1024  # as lmms-eval's own models take it where a task does not say
@@ -87,6 +94,15 @@ class Chosen:
         """The chosen documents, by task."""
         return {name: self._documents(name, task) for name, task in self.tasks.items()}
 
+    @cached_property
+    def samples(self) -> tuple[Sample, ...]:
+        """The chosen documents with ids `task/document`, which generate and are not judged."""
+        return tuple(
+            _sample(self.include, name, self.tasks[name], number, self.frames)
+            for name, documents in self.documents.items()
+            for number in documents.numbers
+        )
+
     def _documents(self, name: str, task: Any) -> Documents:
         numbers = judges.answerable(name, task)
         unit, stratum = self.benchmark.unit, self.benchmark.stratum
@@ -137,17 +153,12 @@ def choose(
 
 
 def load_samples(chosen: Sequence[Chosen]) -> SampleSet:
-    """The chosen documents as samples with ids `task/document`, which generate and are not judged."""
-    samples = [
-        sample_of(one.include, name, task, number, context_of(task, number), one.frames)
-        for one in chosen
-        for name, task in one.tasks.items()
-        for number in one.documents[name].numbers
-    ]
-    return SampleSet(tuple(samples), where=", ".join(one.benchmark.task for one in chosen))
+    """The samples of several benchmarks."""
+    samples = tuple(sample for one in chosen for sample in one.samples)
+    return SampleSet(samples, where=", ".join(one.benchmark.task for one in chosen))
 
 
-def context_of(task: Any, document: int) -> str:
+def _context(task: Any, document: int) -> str:
     """The text that lmms-eval would send to a model for a document."""
     shots = task.config.num_fewshot or 0
     context = task.fewshot_context(task.eval_docs_no_media[document], shots)
@@ -156,12 +167,8 @@ def context_of(task: Any, document: int) -> str:
     return context
 
 
-def sample_of(
-    include: str | None, name: str, task: Any, document: int, context: str, frames: int = FRAMES
-) -> Sample:
+def _sample(include: str | None, name: str, task: Any, document: int, frames: int) -> Sample:
     """A document as a sample that generates what the task's settings say."""
-    generation = task.config.generation_kwargs or {}
-    until = generation.get("until") or ()
     shown: Any = DocumentPictures(include, name, document)
     if _is_video(task):
         shown = open_video(Path(task.doc_to_visual(task.eval_docs[document])[0]), frames)
@@ -169,16 +176,15 @@ def sample_of(
         f"{name}/{document}",
         name,
         shown,
-        context,
-        (target_of(task, document),),
+        _context(task, document),
+        (_target(task, document),),
         exact=False,
-        max_new_tokens=int(generation.get("max_new_tokens") or MAX_NEW_TOKENS),
-        until=(until,) if isinstance(until, str) else tuple(until),
         document=document,
+        **answer_limits(task.config.generation_kwargs or {}, MAX_NEW_TOKENS),
     )
 
 
-def target_of(task: Any, document: int) -> str:
+def _target(task: Any, document: int) -> str:
     """The right answer as text; of several the first. "": the task does not say."""
     try:
         target = task.doc_to_target(task.eval_docs_no_media[document])
@@ -193,13 +199,7 @@ def check_task(name: str, task: Any) -> None:
     Raises:
         InputError: no images, another kind of answer, sampled answers, a submission server.
     """
-    if task.config.doc_to_visual is None:
-        raise InputError(f"task {name} has no images (no doc_to_visual); name one that asks about images")
-    if task.OUTPUT_TYPE != "generate_until":
-        raise InputError(
-            f"task {name} is judged by {task.OUTPUT_TYPE}, not by an answer; name one of output_type "
-            "generate_until"
-        )
+    check_kind(task, name)
     generation = task.config.generation_kwargs or {}
     beams, sampled = int(generation.get("num_beams") or 1), bool(generation.get("do_sample"))
     if beams > 1 or sampled:

@@ -13,7 +13,7 @@ from typing import Any
 
 from vtr_ray.evaluation.benchmarks.answering import Answers
 from vtr_ray.evaluation.benchmarks.differences import Difference, average, interval
-from vtr_ray.evaluation.benchmarks.loading import Chosen, context_of, target_of
+from vtr_ray.evaluation.benchmarks.loading import Chosen
 from vtr_ray.evaluation.benchmarks.results import Figures, metrics_of
 from vtr_ray.files import replacing
 from vtr_ray.schedule import Schedule
@@ -88,12 +88,10 @@ def write_documents(
         writer.writerow(["benchmark", "document", "question", "target", "answer", "score"])
         for one in chosen:
             scores = figures[one.benchmark.task].scores
-            for task, documents in one.documents.items():
-                for number in documents.numbers:
-                    place = task, number
-                    question, target = context_of(one.tasks[task], number), target_of(one.tasks[task], number)
-                    score = scores.get(place, "")
-                    writer.writerow([task, number, question, target, answers[place], score])
+            for sample in one.samples:
+                place = sample.source, sample.document
+                asked = sample.question, sample.answers[0]
+                writer.writerow([*place, *asked, answers[place], scores.get(place, "")])
     return path
 
 
@@ -111,7 +109,7 @@ def _described(chosen: Chosen) -> dict[str, Any]:
         "group": benchmark.group,
         "metric": " + ".join(metrics_of(chosen, first)),
         "full": benchmark.full,
-        "documents": sum(len(one.numbers) for one in chosen.documents.values()),
+        "documents": len(chosen.samples),
         "note": chosen.note,
     }
 

@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from vtr_ray.errors import first_line
 from vtr_ray.evaluation.benchmarks.loading import Chosen
+from vtr_ray.evaluation.suites import filtered, process_results, task_metadata
 
 Key = tuple[str, str]  # metric, filter
 Results = Mapping[str, Mapping[int, Mapping[Key, Any]]]  # by task and document
@@ -47,11 +48,7 @@ class Figures:
 
 
 def judge(task: Any, document: int, answer: str) -> dict[Key, Any]:
-    """What the task's filters and `process_results` say of one answer, by metric and filter.
-
-    `task.apply_filters` would pair answers with documents from index 0 on, whichever document this is, and
-    the decorated `process_results` repeats an exception for ten seconds: hence neither.
-    """
+    """What the task's filters and `process_results` say of one answer, by metric and filter."""
     from lmms_eval.api.reasoning import parse_reasoning_tags_config, strip_reasoning_tags
     from lmms_eval.filters.transformation import StripThinkingFilter
 
@@ -60,15 +57,11 @@ def judge(task: Any, document: int, answer: str) -> dict[Key, Any]:
     thinks = bool(getattr(task.config, "auto_strip_thinking", False)) and tags is None
     found: dict[Key, Any] = {}
     for ensemble in task._filters:
-        responses: Any = [[answer]]
-        if thinks:
-            responses = StripThinkingFilter().apply(responses, [doc])
-        for one in ensemble.filters:
-            responses = one.apply(responses, [doc])
-        response = next(iter(responses))
+        filters = [StripThinkingFilter(), *ensemble.filters] if thinks else ensemble.filters
+        response = filtered(filters, doc, answer)
         if tags is not None and isinstance(response, str):
             response = strip_reasoning_tags(response, tags)
-        results = type(task).process_results.__wrapped__(task, doc, [response])
+        results = process_results(task, doc, response)
         found |= {(metric, ensemble.name): value for metric, value in results.items()}
     return found
 
@@ -137,11 +130,9 @@ def metrics_of(chosen: Chosen, task: str) -> tuple[str, ...]:
     """The metrics whose sum is the figure of a task."""
     if chosen.benchmark.metrics:
         return chosen.benchmark.metrics
-    metadata = chosen.tasks[task].config.metadata or {}
-    parts = metadata if isinstance(metadata, list) else [metadata]
-    said = [part["score"] for part in parts if isinstance(part, Mapping) and "score" in part]
-    named = [metric for metric in chosen.tasks[task].aggregation() if metric != "submission"]
-    return tuple(said[:1] or named[:1])
+    if (said := task_metadata(chosen.tasks[task]).get("score")) is not None:
+        return (said,)
+    return tuple([metric for metric in chosen.tasks[task].aggregation() if metric != "submission"][:1])
 
 
 def _main(chosen: Chosen, task: str, values: Mapping[Key, Any]) -> Any:
@@ -278,16 +269,17 @@ def _worth(
     first = task._filters[0].name
     columns = [
         (
-            task.aggregation()[metric],
+            function,
+            "args" in inspect.signature(function).parameters,
             {number: each[metric, first] for number, each in results.items() if (metric, first) in each},
         )
         for metric in metrics_of(chosen, name)
-        if metric in task.aggregation()
+        if (function := task.aggregation().get(metric)) is not None
     ]
 
     def worth(numbers: Sequence[int]) -> float:
         total = 0.0
-        for function, column in columns:
+        for function, writes, column in columns:
             values = [column[number] for number in numbers if number in column]
             if not values:
                 continue
@@ -295,7 +287,7 @@ def _worth(
                 total += math.fsum(map(float, values)) / len(values)
                 continue
             with contextlib.redirect_stdout(io.StringIO()):
-                if "args" in inspect.signature(function).parameters:  # some change what they get
+                if writes:  # some change what they get
                     total += float(function(copy.deepcopy(values), args=Namespace(output_path=str(folder))))
                 else:
                     total += float(function([dict(one) if isinstance(one, dict) else one for one in values]))

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from vtr_ray.evaluation.benchmarks.answering import Answers
-from vtr_ray.evaluation.benchmarks.loading import Chosen, context_of, target_of
+from vtr_ray.evaluation.benchmarks.loading import Chosen
 from vtr_ray.evaluation.benchmarks.results import Figures
+from vtr_ray.evaluation.samples import Sample
 from vtr_ray.schedule import Schedule
 
 
@@ -20,53 +21,51 @@ def shown_samples(
     count: int,
 ) -> list[dict[str, Any]]:
     """JSON of at most `count` samples: of the benchmarks in turn, those on which schedules differ first."""
-    ranked = [(one, _ranked(one, answers, figures)) for one in chosen]
+    ranked = [(one, _ranked(one, figures)) for one in chosen]
     turns = [
-        (one, place) for turn in range(count) for one, places in ranked for place in places[turn : turn + 1]
+        (one, sample)
+        for turn in range(count)
+        for one, samples in ranked
+        for sample in samples[turn : turn + 1]
     ]
-    return [_shown(pool, one, place, schedules, answers, figures) for one, place in turns[:count]]
+    return [_shown(pool, one, sample, schedules, answers, figures) for one, sample in turns[:count]]
 
 
-def _ranked(
-    chosen: Chosen, answers: Mapping[str, Answers], figures: Mapping[str, Mapping[str, Figures]]
-) -> list[tuple[str, int]]:
-    """A benchmark's documents: those that are wrong under half of the schedules come first."""
+def _ranked(chosen: Chosen, figures: Mapping[str, Mapping[str, Figures]]) -> list[Sample]:
+    """A benchmark's samples: those that are wrong under half of the schedules come first."""
     scores = [own[chosen.benchmark.task].scores for own in figures.values()]
-    places = [(name, number) for name, own in chosen.documents.items() for number in own.numbers]
 
-    def mixed(place: tuple[str, int]) -> float:
+    def mixed(sample: Sample) -> float:
+        place = sample.source, sample.document
         right = [own[place] for own in scores if place in own]
         return abs(sum(right) / len(right) - 0.5) if right else 1.0
 
-    return sorted(places, key=mixed)
+    return sorted(chosen.samples, key=mixed)
 
 
 def _shown(
     pool: Any,
     chosen: Chosen,
-    place: tuple[str, int],
+    sample: Sample,
     schedules: Mapping[str, Schedule],
     answers: Mapping[str, Answers],
     figures: Mapping[str, Mapping[str, Figures]],
 ) -> dict[str, Any]:
-    name, number = place
-    task = chosen.tasks[name]
-    alive = {
-        strategy: pool.call("alive", f"{name}/{number}", schedule) for strategy, schedule in schedules.items()
-    }
-    first = next(iter(alive.values()))
+    place = sample.source, sample.document
+    alive = pool.call("alive", sample.id, list(schedules.values()))
+    kept = alive.pop("kept")
     return {
-        "task": name,
-        "document": number,
-        "question": context_of(task, number),
-        "target": target_of(task, number),
-        **{key: first[key] for key in ("image", "tokens", "grid")},
+        "task": sample.source,
+        "document": sample.document,
+        "question": sample.question,
+        "target": sample.answers[0],
+        **alive,
         "strategies": {
             strategy: {
                 "answer": answers[strategy][place],
                 "score": figures[strategy][chosen.benchmark.task].scores.get(place),
-                "kept": one["kept"],
+                "kept": own,
             }
-            for strategy, one in alive.items()
+            for strategy, own in zip(schedules, kept, strict=True)
         },
     }

@@ -42,11 +42,9 @@ class _Page:
 
     def figure(self, drawing: Drawing) -> str:
         self.drawings.append(drawing)
-        links = (
-            ("PNG", f"{drawing.name}.png", "image/png", drawing.png),
-            ("SVG", f"{drawing.name}.svg", "image/svg+xml", drawing.svg.encode()),
-            ("CSV", f"{drawing.name}.csv", "text/csv", drawing.csv().encode()),
-        )
+        kinds = (("PNG", "image/png"), ("SVG", "image/svg+xml"), ("CSV", "text/csv"))
+        files = drawing.files().items()
+        links = [(label, name, kind, held) for (label, kind), (name, held) in zip(kinds, files, strict=True)]
         return (
             f'<figure class="chart">{drawing.inline()}<figcaption>{escape(drawing.title)} '
             f"{_downloads(*links)}</figcaption></figure>"
@@ -72,9 +70,8 @@ def write_page(inputs: Inputs, folder: Path, title: str = "Strategies compared")
     for name in ("figures", "data"):
         (folder / name).mkdir()
     for drawing in page.drawings:
-        (folder / "figures" / f"{drawing.name}.png").write_bytes(drawing.png)
-        (folder / "figures" / f"{drawing.name}.svg").write_text(drawing.svg, encoding="utf-8")
-        (folder / "data" / f"{drawing.name}.csv").write_text(drawing.csv(), encoding="utf-8")
+        for name, content in drawing.files().items():
+            (folder / ("data" if name.endswith(".csv") else "figures") / name).write_bytes(content)
     for sheet in page.sheets:
         (folder / "data" / f"{sheet.name}.csv").write_text(sheet.csv(), encoding="utf-8")
     (folder / INDEX).write_text(_html(page, inputs, title), encoding="utf-8")

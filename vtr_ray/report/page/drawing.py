@@ -53,6 +53,14 @@ class Drawing:
         """The data."""
         return to_csv(self.columns, self.rows)
 
+    def files(self) -> dict[str, bytes]:
+        """Contents by file name: the figure as PNG and SVG, its data as CSV."""
+        return {
+            f"{self.name}.png": self.png,
+            f"{self.name}.svg": self.svg.encode(),
+            f"{self.name}.csv": self.csv().encode(),
+        }
+
     @cached_property
     def png(self) -> bytes:
         """On white."""
