@@ -67,7 +67,6 @@ def test_the_model_has_the_promised_shape(built):
         16,
         len(processor.tokenizer),
     )
-    assert text.num_key_value_heads < text.num_attention_heads
     assert 2.5e6 < sum(parameter.numel() for parameter in model.parameters()) < 4e6
     same, other = (internvl.build_model(processor.tokenizer, seed) for seed in (20, 21))
     name = "model.language_model.layers.3.mlp.up_proj.weight"
@@ -214,8 +213,25 @@ def test_a_held_out_clip_is_drawn_again(built):
 def test_the_recipe_is_the_llavas_with_clips():
     recipe, whole = internvl_recipe(), Recipe()
     own = {name for name, value in vars(recipe).items() if value != getattr(whole, name)}
-    assert own == {"architecture", "seed", "mind_steps", "habit_steps", "clips"}
+    assert own == {"architecture", "seed", "mind_steps", "mind_lr", "habit_steps", "clips"}
     assert recipe.clips > 0 == whole.clips
+
+
+@torch.no_grad()
+def test_the_grown_decoder_answers_as_the_llavas():
+    processor, model = build(internvl_recipe())
+    llava = load_model(str(MODEL), dtype="float32", device="cpu")[0]
+    internvl.grow(model, llava.state_dict())
+    shown = torch.randn(2, 40, internvl.WIDTH, generator=torch.Generator().manual_seed(0))
+    ids = torch.randint(6, len(build_tokenizer()), (2, 12), generator=torch.Generator().manual_seed(1))
+    words = [each.get_input_embeddings()(ids) for each in (llava, model)]
+    assert words[0].equal(words[1])
+    hidden = [
+        each.model.language_model(inputs_embeds=torch.cat([shown, words[0]], dim=1)).last_hidden_state
+        for each in (llava, model)
+    ]
+    assert hidden[0].std() > 0.1
+    torch.testing.assert_close(hidden[0], hidden[1], rtol=1e-4, atol=1e-4)
 
 
 def test_it_loads_like_any_checkpoint_and_runs_reduced(saved, built, tmp_path, monkeypatch):

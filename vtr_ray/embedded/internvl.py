@@ -24,8 +24,8 @@ from vtr_ray.embedded.tokenizer import IMAGE, build_tokenizer
 
 WIDTH = 128
 HEADS = 4
-KEY_HEADS = 2
 LAYERS = 16
+NEW_LAYERS = (3, 7, 11, 15)  # of the decoder, from 0; the others are the LLaVA's twelve
 ENCODER_LAYERS = 4
 TILE = 48
 PATCH = 6
@@ -48,10 +48,10 @@ def build_config(tokenizer: PreTrainedTokenizerFast) -> InternVLConfig:
     text = Qwen2Config(
         vocab_size=len(tokenizer),
         hidden_size=WIDTH,
-        intermediate_size=2 * WIDTH,
+        intermediate_size=5 * WIDTH // 2,
         num_hidden_layers=LAYERS,
         num_attention_heads=HEADS,
-        num_key_value_heads=KEY_HEADS,
+        num_key_value_heads=HEADS,
         max_position_embeddings=512,
         initializer_range=INIT_STD,
         bos_token_id=tokenizer.bos_token_id,
@@ -92,3 +92,26 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> InternVLForCon
         nn.init.normal_(model.model.vision_tower.embeddings.position_embeddings, std=INIT_STD / 4)
     finish(model, tokenizer)
     return model
+
+
+@torch.no_grad()
+def grow(model: InternVLForConditionalGeneration, llava: dict[str, torch.Tensor]) -> None:
+    """Give the decoder the LLaVA's words and layers, with a new layer behind each three (LLaMA Pro, section 3).
+
+    llava: the state of a model of `vtr_ray.embedded.architecture`. A new layer adds nothing until it is
+    trained: the grown decoder answers as the LLaVA's. The encoder and the projector stay as they are.
+    """
+    decoder = model.model.language_model
+    prefix = "model.language_model."
+    known = llava[f"{prefix}embed_tokens.weight"]
+    decoder.embed_tokens.weight[: len(known)] = known
+    decoder.norm.weight.copy_(llava[f"{prefix}norm.weight"])
+    old = iter(range(LAYERS - len(NEW_LAYERS)))
+    for index, layer in enumerate(decoder.layers):
+        if index in NEW_LAYERS:
+            nn.init.zeros_(layer.self_attn.o_proj.weight)
+            nn.init.zeros_(layer.mlp.down_proj.weight)
+            continue
+        start = f"{prefix}layers.{next(old)}."
+        given = {name[len(start) :]: weight for name, weight in llava.items() if name.startswith(start)}
+        layer.load_state_dict(given, strict=False)  # Qwen2 has biases, zero at first, where Llama has none

@@ -6,7 +6,7 @@ task. Stage `habit` goes on with that and asks one question per image under a ra
 the instruction's attention learns to point at what matters.
 
 A variant with another projector goes through the same stages from the shipped model's weights: only what its
-projector has of its own is new.
+projector has of its own is new. The InternVL's decoder grows from the shipped model's, its eyes are new.
 """
 
 from __future__ import annotations
@@ -29,6 +29,7 @@ from torch.multiprocessing.spawn import spawn
 from torch.nn import functional as F
 
 from vtr_ray.embedded import MODEL
+from vtr_ray.embedded.internvl import grow
 from vtr_ray.embedded.lessons import HABIT_WEIGHTS, WEIGHTS, Batch, Teacher
 from vtr_ray.embedded.losses import Losses
 from vtr_ray.embedded.recipe import STAGES, Recipe, build, views
@@ -54,8 +55,10 @@ class Trainer:
         self.world = dist.get_world_size() if dist.is_initialized() else 1
         self.device = torch.device(device)
         self.processor, self.model = build(recipe)
-        if recipe.projector:
-            start_from(self.model, MODEL)
+        if recipe.architecture == "internvl":
+            grow(self.model, _shipped())
+        elif recipe.projector:
+            start_from(self.model, _shipped())
         self.model.to(self.device)
         # The flash kernel's backward is the slowest part on CPU; plain attention compiles to less.
         attention = "eager" if self.device.type == "cpu" else "sdpa"
@@ -162,7 +165,9 @@ class Trainer:
 
     def _trained(self, stage: str) -> Iterator[tuple[str, nn.Parameter]]:
         for name, parameter in self.model.named_parameters():
-            eyes = "vision_tower" in name or "projector" in name or "embed_tokens" in name
+            eyes = "vision_tower" in name or "projector" in name
+            if self.recipe.architecture == "llava":  # a grown decoder needs its words as they are
+                eyes = eyes or "embed_tokens" in name
             if stage != "eyes" or eyes:
                 yield name, parameter
 
@@ -235,9 +240,13 @@ class Trainer:
         return bool(late.item() > 0)
 
 
-def start_from(model: nn.Module, folder: Path) -> list[str]:
-    """Load a checkpoint's weights where the model has the same ones; gives the names of those it keeps."""
-    weights = load_model(str(folder), dtype="float32", device="cpu")[0].state_dict()
+def _shipped() -> dict[str, torch.Tensor]:
+    weights: dict[str, torch.Tensor] = load_model(str(MODEL), dtype="float32", device="cpu")[0].state_dict()
+    return weights
+
+
+def start_from(model: nn.Module, weights: dict[str, torch.Tensor]) -> list[str]:
+    """Load weights where the model has the same ones; gives the names of those it keeps."""
     missing, _ = model.load_state_dict(
         {name: weight for name, weight in weights.items() if name in model.state_dict()}, strict=False
     )
