@@ -33,7 +33,7 @@ if __name__ == "__main__":
     if named.architecture == "internvl":
         recipe = internvl_recipe()
     for name, default in vars(recipe).items():
-        if name not in ("projector", "architecture"):
+        if name not in ("projector", "architecture", "rates"):
             parser.add_argument(f"--{name.replace('_', '-')}", type=type(default), default=default)
     options = vars(parser.parse_args())
     folder, device = options.pop("folder"), options.pop("device")

@@ -77,28 +77,33 @@ class Losses:
         asked = batch.targets >= 0
         return self.model.lm_head(hidden[asked]).float(), batch.targets[asked]
 
-    def reduced_loss(self, batch: Batch, vision: torch.Tensor, rng: random.Random) -> torch.Tensor:
-        """Loss of one turn of each picture under a random schedule of one or two cuts."""
+    def reduced_loss(
+        self, batch: Batch, vision: torch.Tensor, rng: random.Random, schedule: Schedule, turns: int = 1
+    ) -> torch.Tensor:
+        """Loss of some turns of each picture, each asked alone under a schedule."""
         device = vision.device
         first = batch.prefix
-        asked = [_turn(batch, row, rng) for row in range(len(batch.tasks))]
-        longest = first + max(len(places) for places in asked)
+        asked = [
+            (row, (batch.turns[row] == turn).nonzero().flatten())
+            for row in range(len(batch.tasks))
+            for turn in _some(rng, int(batch.turns[row].max()), turns)
+        ]
+        longest = first + max(len(places) for _, places in asked)
         shape = (len(asked), longest)
         ids = torch.full(shape, self.model.config.get_text_config().pad_token_id, device=device)
         labels = torch.full(shape, -100, device=device)
         mask = torch.zeros(shape, dtype=torch.long, device=device)
         prompt = torch.zeros(shape, dtype=torch.bool, device=device)
-        for row, places in enumerate(asked):
+        for place, (row, places) in enumerate(asked):
             end = first + len(places)
-            ids[row, :end] = torch.cat([batch.ids[row, :first], batch.ids[row, places]])
+            ids[place, :end] = torch.cat([batch.ids[row, :first], batch.ids[row, places]])
             targets = batch.targets[row, places]
-            labels[row, first + 1 : end] = targets[:-1]
-            mask[row, :end] = 1
-            prompt[row, : first + 1 + int((targets >= 0).nonzero()[0])] = True
+            labels[place, first + 1 : end] = targets[:-1]
+            mask[place, :end] = 1
+            prompt[place, : first + 1 + int((targets >= 0).nonzero()[0])] = True
         seen = torch.zeros_like(prompt)
         seen[:, batch.places] = True
-        embeds = self._embedded(ids, batch, vision)
-        schedule = _random_schedule(rng, self.model.config.get_text_config().num_hidden_layers)
+        embeds = self._embedded(ids, batch, vision[[row for row, _ in asked]])
         with reduce_vision_tokens(self.model, schedule, prompt_mask=prompt, vision_mask=seen):
             loss: torch.Tensor = self.model(
                 inputs_embeds=embeds, attention_mask=mask, labels=labels, use_cache=False
@@ -110,12 +115,11 @@ class Losses:
         return embeds.index_copy(1, batch.places, vision.to(embeds.dtype))
 
 
-def _turn(batch: Batch, row: int, rng: random.Random) -> torch.Tensor:
-    turn = rng.randint(1, int(batch.turns[row].max()))
-    return (batch.turns[row] == turn).nonzero().flatten()
+def _some(rng: random.Random, turns: int, count: int) -> list[int]:
+    return rng.sample(range(1, turns + 1), min(count, turns))
 
 
-def _random_schedule(rng: random.Random, layers: int) -> Schedule:
+def random_schedule(rng: random.Random, layers: int) -> Schedule:
     """A cut before layer 3 and a second one in the deeper half: hard, but not hopeless."""
     first, second = rng.uniform(0.2, 0.6), rng.randint(layers // 2, layers)
     deeper = first * rng.random()

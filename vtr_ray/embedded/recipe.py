@@ -8,7 +8,7 @@ from typing import Any
 from vtr_ray.embedded import architecture, internvl
 from vtr_ray.embedded.views import View, internvl_views, llava_view
 
-STAGES = ("eyes", "mind", "habit")
+STAGES = ("eyes", "mind", "habit", "reduced")
 
 
 @dataclass(frozen=True)
@@ -16,13 +16,16 @@ class Recipe:
     """Every number of the recipe.
 
     Batches are global: they are split over the processes; stage `habit` takes `mind_batch`. eyes_lr, mind_lr,
-    habit_lr: of the matrices (Muon); all else (AdamW) learns at `other_lr` times that. eyes_weight: of the
+    habit_lr, reduced_lr: of the matrices (Muon); all else (AdamW) learns at `other_lr` times that. eyes_weight: of the
     patch targets after stage `eyes`. architecture: "llava" or "internvl". projector: "" for LLaVA's own, or a
-    variant's. clips: share of the steps that show clips, of an architecture that takes them.
+    variant's. clips: share of the steps that show clips, of an architecture that takes them. start: what is
+    the shipped LLaVA's at first: "eyes" (encoder, projector, words), "all" or "" (nothing). rates: keeping
+    rates of stage `reduced`, which asks `reduced_turns` questions per picture, each under them; () is none.
     """
 
     architecture: str = "llava"
     projector: str = ""
+    start: str = ""
     seed: int = 0
     eyes_steps: int = 1600
     eyes_batch: int = 64
@@ -32,6 +35,11 @@ class Recipe:
     mind_lr: float = 2e-3
     habit_steps: int = 1900
     habit_lr: float = 6e-4
+    reduced_steps: int = 0
+    reduced_batch: int = 16
+    reduced_turns: int = 3
+    reduced_lr: float = 2e-3
+    rates: tuple[float, ...] = ()
     other_lr: float = 0.6
     weight_decay: float = 0.02
     warmup: int = 100
@@ -45,6 +53,7 @@ def variant_recipe(projector: str) -> Recipe:
     """The recipe of a variant: lower rates and shorter stages, for weights that know most of their task."""
     return Recipe(
         projector=projector,
+        start="all",
         seed=10,
         eyes_steps=800,
         eyes_lr=3e-3,

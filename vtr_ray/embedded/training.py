@@ -3,7 +3,8 @@
 Stage `eyes` trains encoder and projector so that each patch points at the word embeddings of what it shows.
 Stage `mind` trains everything on several question-answer turns per image, with the patch targets as a side
 task. Stage `habit` goes on with that and asks one question per image under a random schedule as well, so that
-the instruction's attention learns to point at what matters.
+the instruction's attention learns to point at what matters. Stage `reduced`, which no shipped model went
+through, asks every question under one schedule (the paper's section 4.4, Table 5).
 
 A variant with another projector goes through the same stages from the shipped model's weights: only what its
 projector has of its own is new. The InternVL's decoder grows from the shipped model's, its eyes are new.
@@ -28,12 +29,12 @@ from torch import nn
 from torch.multiprocessing.spawn import spawn
 from torch.nn import functional as F
 
-from vtr_ray.embedded import MODEL
-from vtr_ray.embedded.internvl import grow
 from vtr_ray.embedded.lessons import HABIT_WEIGHTS, WEIGHTS, Batch, Teacher
-from vtr_ray.embedded.losses import Losses
+from vtr_ray.embedded.losses import Losses, random_schedule
 from vtr_ray.embedded.recipe import STAGES, Recipe, build, views
-from vtr_ray.models import load_model
+from vtr_ray.embedded.starts import begin, sees
+from vtr_ray.schedule import Schedule
+from vtr_ray.strategies import none
 
 _SAVE_SECONDS = 240
 
@@ -55,10 +56,7 @@ class Trainer:
         self.world = dist.get_world_size() if dist.is_initialized() else 1
         self.device = torch.device(device)
         self.processor, self.model = build(recipe)
-        if recipe.architecture == "internvl":
-            grow(self.model, _shipped())
-        elif recipe.projector:
-            start_from(self.model, _shipped())
+        begin(self.model, recipe)
         self.model.to(self.device)
         # The flash kernel's backward is the slowest part on CPU; plain attention compiles to less.
         attention = "eager" if self.device.type == "cpu" else "sdpa"
@@ -86,7 +84,9 @@ class Trainer:
     def _stage(self, stage: str, stop: float) -> bool:
         recipe = self.recipe
         steps: int = getattr(recipe, f"{stage}_steps")
-        size = (recipe.eyes_batch if stage == "eyes" else recipe.mind_batch) // self.world
+        size = getattr(recipe, "mind_batch" if stage == "habit" else f"{stage}_batch") // self.world
+        layers = self.model.config.get_text_config().num_hidden_layers
+        schedule = Schedule.from_rates(recipe.rates) if recipe.rates else none(layers)
         warmup = max(1, min(recipe.warmup, steps // 10))
         parameters = dict(self._trained(stage))
         optimizers = self._optimizers(parameters, getattr(recipe, f"{stage}_lr"))
@@ -112,16 +112,20 @@ class Trainer:
                 vision = self.losses.see(batch)
                 loss, right = self.losses.patch_loss(vision, batch.patch_words)
                 figures = {"patch_loss": loss.item(), "patches": right.item()}
-                if stage != "eyes":
+                if stage in ("mind", "habit"):
                     logits, targets = self.losses.answer_logits(batch, vision)
                     answers = F.cross_entropy(logits, targets)
                     figures |= {"loss": answers.item()}
                     figures["tokens"] = (logits.argmax(-1) == targets).float().mean().item()
                     loss = answers + recipe.eyes_weight * loss
-                if stage == "habit":
-                    reduced = self.losses.reduced_loss(batch, vision, random.Random(f"{step}/{self.rank}"))
+                if stage in ("habit", "reduced"):
+                    rng = random.Random(f"{step}/{self.rank}")
+                    given = (random_schedule(rng, layers), 1)
+                    if stage == "reduced":
+                        given = (schedule, recipe.reduced_turns)
+                    reduced = self.losses.reduced_loss(batch, vision, rng, *given)
                     figures |= {"reduced": reduced.item()}
-                    loss = loss + reduced
+                    loss = reduced + (recipe.eyes_weight if stage == "reduced" else 1.0) * loss
             loss.backward()  # type: ignore[no-untyped-call]
             self._average_gradients(parameters.values())
             figures["norm"] = nn.utils.clip_grad_norm_(parameters.values(), recipe.clip).item()
@@ -165,9 +169,8 @@ class Trainer:
 
     def _trained(self, stage: str) -> Iterator[tuple[str, nn.Parameter]]:
         for name, parameter in self.model.named_parameters():
-            eyes = "vision_tower" in name or "projector" in name
-            if self.recipe.architecture == "llava":  # a grown decoder needs its words as they are
-                eyes = eyes or "embed_tokens" in name
+            # A grown decoder needs its words as they are.
+            eyes = sees(name) and not (self.recipe.architecture == "internvl" and "embed_tokens" in name)
             if stage != "eyes" or eyes:
                 yield name, parameter
 
@@ -238,19 +241,6 @@ class Trainer:
         if self.world > 1:
             dist.all_reduce(late)
         return bool(late.item() > 0)
-
-
-def _shipped() -> dict[str, torch.Tensor]:
-    weights: dict[str, torch.Tensor] = load_model(str(MODEL), dtype="float32", device="cpu")[0].state_dict()
-    return weights
-
-
-def start_from(model: nn.Module, weights: dict[str, torch.Tensor]) -> list[str]:
-    """Load weights where the model has the same ones; gives the names of those it keeps."""
-    missing, _ = model.load_state_dict(
-        {name: weight for name, weight in weights.items() if name in model.state_dict()}, strict=False
-    )
-    return list(missing)
 
 
 def train(

@@ -1,0 +1,43 @@
+"""What an embedded model's training starts from: the shipped LLaVA's weights, or some of them."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+from vtr_ray.embedded import MODEL
+from vtr_ray.embedded.internvl import grow
+from vtr_ray.embedded.recipe import Recipe
+from vtr_ray.models import load_model
+
+_EYES = ("vision_tower", "projector", "embed_tokens")
+
+
+def begin(model: Any, recipe: Recipe) -> None:
+    """Give a new model the weights that its recipe starts from."""
+    if recipe.architecture == "internvl":
+        grow(model, _shipped())
+    elif recipe.start:
+        start_from(model, _shipped(), eyes_only=recipe.start == "eyes")
+
+
+def sees(name: str) -> bool:
+    """Whether a parameter is of the encoder, the projector or the words."""
+    return any(part in name for part in _EYES)
+
+
+def start_from(model: nn.Module, weights: dict[str, torch.Tensor], eyes_only: bool = False) -> list[str]:
+    """Load weights where the model has the same ones; gives the names of those it keeps."""
+    known = model.state_dict().keys()
+    taken = {name: weight for name, weight in weights.items() if name in known}
+    if eyes_only:
+        taken = {name: weight for name, weight in taken.items() if sees(name)}
+    missing, _ = model.load_state_dict(taken, strict=False)
+    return list(missing)
+
+
+def _shipped() -> dict[str, torch.Tensor]:
+    weights: dict[str, torch.Tensor] = load_model(str(MODEL), dtype="float32", device="cpu")[0].state_dict()
+    return weights
