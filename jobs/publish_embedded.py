@@ -21,8 +21,9 @@ from PIL import Image
 
 from vtr_ray import strategies
 from vtr_ray.embedded import INTERNVL, MODEL, TASKS, TASKS_FOLDER, VIDEO_TASKS, model_folder, test_tasks
+from vtr_ray.embedded.checkpoints import save_checkpoint
 from vtr_ray.embedded.lessons import Teacher
-from vtr_ray.embedded.recipe import Recipe, build
+from vtr_ray.embedded.recipe import Recipe
 from vtr_ray.embedded.splits import held_out
 from vtr_ray.evaluation.evaluator import Evaluator
 from vtr_ray.evaluation.outcome import Outcome, by_source, effectiveness
@@ -85,11 +86,7 @@ def publish(folder: Path, hours: float) -> None:
     recipe = Recipe(**state["recipe"])  # older checkpoints lack what has a default
     second = recipe.architecture == INTERNVL
     target = model_folder(INTERNVL if second else recipe.projector)
-    processor, model = build(recipe)
-    model.load_state_dict(state["model"])
-    model.half().save_pretrained(target)
-    processor.save_pretrained(target)
-
+    save_checkpoint(recipe, state["model"], target)
     model, processor = load_model(str(target), dtype="float32", device="cpu")
     tasks = (*TASKS, *VIDEO_TASKS) if second else TASKS
     samples = load_tasks(test_tasks(tasks), TASKS_FOLDER)

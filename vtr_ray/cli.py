@@ -350,17 +350,25 @@ def convert(
 @app.command()
 def study(
     name: Annotated[
-        str, Argument(help="correlation, attention, curves, tradeoff, budgets, exchange or ontop")
+        str,
+        Argument(
+            help="correlation, attention, curves, tradeoff, budgets, exchange, ontop, training, "
+            "benchmarks or video"
+        ),
     ],
     runs: Annotated[
-        list[Path] | None, Argument(help="run directories, for studies that compare runs")
+        list[Path] | None,
+        Argument(help="run directories of searches, to compare or to use instead of searching anew"),
     ] = None,
     count: Annotated[int, Option(min=1, help="samples whose scores are read")] = 60,
     suite: Annotated[
-        list[str] | None, Option(help="benchmarks of accuracies, as evaluate takes them; default: embedded")
+        list[str] | None,
+        Option(help="benchmarks, as evaluate takes them; default: the paper's, or the embedded model's own"),
     ] = None,
     limit: Annotated[int | None, Option(min=1, help="documents of each benchmark")] = None,
-    iterations: Annotated[int, Option(min=0, help="of each search, after ten initial points")] = 15,
+    iterations: Annotated[int, Option(min=0, help="of each P-Sigmoid search, after ten initial points")] = 15,
+    steps: Annotated[int, Option(min=1, help="of training: of each model from the start")] = 400,
+    tuning_steps: Annotated[int, Option(min=1, help="of training: from the shipped weights")] = 100,
     model: options.Model = "embedded",
     samples: options.Samples = None,
     images: options.Images = None,
@@ -388,7 +396,16 @@ def study(
         name,
         ModelOptions(model, dtype, attn, batch, max_pixels, cache, frames),
         DataOptions(samples, images, tasks=tuple(task or ()), include=include_path, score=score),
-        StudyOptions(tuple(runs or ()), count, tuple(suite or ("embedded",)), limit, iterations, seed),
+        StudyOptions(
+            tuple(runs or ()),
+            count,
+            tuple(suite or ()),
+            limit,
+            iterations,
+            seed,
+            steps=steps,
+            tuning_steps=tuning_steps,
+        ),
         PoolOptions(actors, cpus, gpus),
         out,
         _console(),

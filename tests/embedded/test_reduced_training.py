@@ -8,10 +8,10 @@ from torch.nn import functional as F
 
 from vtr_ray import strategies
 from vtr_ray.embedded import MODEL
+from vtr_ray.embedded.checkpoints import begin
 from vtr_ray.embedded.lessons import Teacher
 from vtr_ray.embedded.losses import Losses
 from vtr_ray.embedded.recipe import Recipe, build
-from vtr_ray.embedded.starts import begin
 from vtr_ray.embedded.training import train
 from vtr_ray.models import load_model
 

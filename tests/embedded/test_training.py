@@ -7,11 +7,11 @@ import torch
 
 from vtr_ray.embedded import MODEL, VARIANTS
 from vtr_ray.embedded.architecture import build_model, build_processor
+from vtr_ray.embedded.checkpoints import start_from
 from vtr_ray.embedded.draw import DRAWS
 from vtr_ray.embedded.lessons import Teacher
 from vtr_ray.embedded.losses import Losses
 from vtr_ray.embedded.recipe import Recipe, variant_recipe
-from vtr_ray.embedded.starts import start_from
 from vtr_ray.embedded.training import train
 from vtr_ray.embedded.views import cell_words
 from vtr_ray.models import load_model

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from vtr_ray.commands import study_accuracy
+from vtr_ray.commands import study_accuracy, study_methods, study_training
 from vtr_ray.commands.inputs import DataOptions, ModelOptions, PoolOptions
 from vtr_ray.commands.named import given_schedule
 from vtr_ray.commands.searching import home
@@ -129,4 +129,7 @@ _STUDIES: dict[str, Callable[[Job], Finding]] = {
     "budgets": _with_runs("P-Sigmoid runs", study_accuracy.budgets),
     "exchange": _with_runs("G-Search runs of several models", study_accuracy.exchanged),
     "ontop": _with_runs("G-Search runs of several models", study_accuracy.on_top),
+    "training": study_training.trained_with_reductions,
+    "benchmarks": study_methods.every_benchmark,
+    "video": study_methods.on_videos,
 }

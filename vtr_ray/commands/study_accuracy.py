@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from vtr_ray import strategies
-from vtr_ray.commands import psigmoid
 from vtr_ray.commands.inputs import ModelOptions
 from vtr_ray.commands.named import Given, given_schedule
-from vtr_ray.commands.searching import RunOptions
 from vtr_ray.commands.study_job import Job, settings_of
+from vtr_ray.commands.study_searches import p_sigmoid, runs_in
 from vtr_ray.commands.suite import SuiteOptions, evaluate_suite
 from vtr_ray.errors import InputError
 from vtr_ray.evaluation.benchmarks.record import EVALUATION, file_name
@@ -21,13 +20,12 @@ from vtr_ray.report.comparison import NO_REDUCTION
 from vtr_ray.schedule import Schedule
 from vtr_ray.studies import exchange, tradeoff
 from vtr_ray.studies.finding import Finding
-from vtr_ray.tuning.directory import SEARCH
 
 
 def trade_off(job: Job) -> Finding:
     """P-Sigmoid searched at FastV's FLOPs for each drop; all strategies evaluated on the benchmarks."""
     layers = job.model.num_layers()
-    found = _searched(job)
+    found = p_sigmoid(job, job.options.drops)
     given: dict[str, Given] = {}
     for drop, run in found.items():
         ours = given_schedule(run)
@@ -41,7 +39,7 @@ def trade_off(job: Job) -> Finding:
         else:
             given[_row("PDrop", drop)] = Given(pdrop)
         given[_row("random tokens", drop)] = Given(strategies.random(ours.schedule, job.options.seed))
-    content = _evaluated(job, given, "evaluation", job.model)
+    content = evaluated(job, given, "evaluation", job.model)
     points, leads = [], []
     for drop in found:
         for name in (tradeoff.OURS, "FastV", "PDrop", "random tokens"):
@@ -51,12 +49,12 @@ def trade_off(job: Job) -> Finding:
             accuracy = row["average"]["value"]
             points.append(tradeoff.Point(name, drop, row["tflops"], row["memory_cost"], accuracy))
             if name != tradeoff.OURS:
-                difference = _difference(content, _row(tradeoff.OURS, drop), _row(name, drop))
+                difference = difference_of(content, _row(tradeoff.OURS, drop), _row(name, drop))
                 leads.append(tradeoff.Lead(name, drop, *difference))
     return tradeoff.trade_off(points, leads)
 
 
-def _difference(content: Mapping[str, Any], first: str, second: str) -> tuple[float, bool]:
+def difference_of(content: Mapping[str, Any], first: str, second: str) -> tuple[float, bool]:
     """`first` minus `second` in the average, whichever way their pair stands; whether it is significant."""
     pair = next(
         one
@@ -70,23 +68,6 @@ def _row(name: str, drop: float) -> str:
     return f"{name} at {100 * drop:g} %"
 
 
-def _searched(job: Job) -> dict[float, Path]:
-    """The P-Sigmoid searches at FastV's drops, by drop; those of the study's folder where it has them."""
-    out = job.folder / "psigmoid"
-    runs = {drop: out / f"match-fastv-{drop:g}" for drop in tradeoff.DROPS}
-    if not all((run / "schedule.json").is_file() for run in runs.values()):
-        settings = psigmoid.PSigmoidOptions(
-            matches=tuple(f"fastv:{drop:g}" for drop in tradeoff.DROPS),
-            iterations=job.options.iterations,
-            seed=job.options.seed,
-        )
-        begun = any(out.glob(f"*/{SEARCH}"))
-        psigmoid.psigmoid(
-            job.model, job.data, settings, job.pool, RunOptions(out, begun, compare=False), job.console
-        )
-    return runs
-
-
 def _own_runs(job: Job) -> dict[str, tuple[Path, Schedule]]:
     """The G-Search runs that were named, by their model, with what they found."""
     found: dict[str, tuple[Path, Schedule]] = {}
@@ -98,24 +79,29 @@ def _own_runs(job: Job) -> dict[str, tuple[Path, Schedule]]:
     return found
 
 
-def _evaluated(job: Job, given: dict[str, Given], name: str, model: ModelOptions) -> dict[str, Any]:
-    """What `evaluation.json` says of a model under schedules; evaluated unless the study's folder has it."""
+def evaluated(
+    job: Job, given: Mapping[str, Given], name: str, model: ModelOptions, moving: bool = False
+) -> dict[str, Any]:
+    """What `evaluation.json` says of a model under schedules; evaluated unless the study's folder has it.
+
+    moving: on videos, unless the job names its benchmarks.
+    """
     folder = job.folder / name
     if not (folder / EVALUATION).exists():
-        suite = SuiteOptions(job.options.suite, limit=job.options.limit, out=folder, shown=0)
+        suite = SuiteOptions(job.suite(moving), limit=job.options.limit, out=folder, shown=0)
         evaluate_suite(given, model, suite, job.pool, job.console)
     content: dict[str, Any] = json.loads((folder / EVALUATION).read_text(encoding="utf-8"))
     return content
 
 
 def _of_model(job: Job, given: dict[str, Given], model: str) -> dict[str, Any]:
-    return _evaluated(job, given, f"evaluation-{file_name(model)}", replace(job.model, model=model))
+    return evaluated(job, given, f"evaluation-{file_name(model)}", replace(job.model, model=model))
 
 
 def _run(content: dict[str, Any], model: str, row: str, name: str, beside: str | None) -> exchange.Run:
     """One row of an evaluation; beside: the row that its difference is to."""
     own = content["strategies"][row]
-    difference = (0.0, False) if beside is None else _difference(content, row, beside)
+    difference = (0.0, False) if beside is None else difference_of(content, row, beside)
     return exchange.Run(model, name, own["average"]["value"], own["tflops"], own["memory_cost"], *difference)
 
 
@@ -153,10 +139,8 @@ def on_top(job: Job) -> Finding:
 def budgets(job: Job) -> Finding:
     """The steepness that each named search found."""
     found: dict[str, list[tuple[float, float, float]]] = {}
-    for folder in job.options.runs:
-        runs = sorted(path.parent for path in folder.glob(f"*/{SEARCH}")) or [folder]
-        for run in runs:
-            model = str(settings_of(run, "psigmoid").parameters["model"])
-            metrics = json.loads((run / "results.json").read_text(encoding="utf-8"))["metrics"]
-            found.setdefault(model, []).append((metrics["tflops"], metrics["budget"], metrics["best_k"]))
+    for run in runs_in(job.options.runs):
+        model = str(settings_of(run, "psigmoid").parameters["model"])
+        metrics = json.loads((run / "results.json").read_text(encoding="utf-8"))["metrics"]
+        found.setdefault(model, []).append((metrics["tflops"], metrics["budget"], metrics["best_k"]))
     return tradeoff.steepness_by_budget(found)

@@ -7,8 +7,10 @@ from pathlib import Path
 
 from rich.console import Console
 
+from vtr_ray import embedded
 from vtr_ray.commands.inputs import DataOptions, ModelOptions, PoolOptions
 from vtr_ray.errors import InputError
+from vtr_ray.studies.tradeoff import DROPS
 from vtr_ray.tuning.directory import SEARCH, Settings, read_settings
 
 
@@ -16,16 +18,21 @@ from vtr_ray.tuning.directory import SEARCH, Settings, read_settings
 class StudyOptions:
     """What a study needs besides a model.
 
-    runs: of searches, for studies that compare them. count: samples whose scores are read. suite, limit: of
-    benchmarks, where accuracies are compared. iterations: of each P-Sigmoid search, after 10 initial points.
+    runs: of searches, for studies that compare them or need what one found. count: samples whose scores are
+    read. suite, limit: of benchmarks, where accuracies are compared; no suite is `Job.suite`'s.
+    iterations: of each P-Sigmoid search, after 10 initial points. drops: of FastV, whose FLOPs P-Sigmoid is
+    given. steps, tuning_steps: of trainings from the start and from the shipped weights.
     """
 
     runs: tuple[Path, ...] = ()
     count: int = 60
-    suite: tuple[str, ...] = ("embedded",)
+    suite: tuple[str, ...] = ()
     limit: int | None = None
     iterations: int = 15
     seed: int = 0
+    drops: tuple[float, ...] = DROPS
+    steps: int = 400
+    tuning_steps: int = 100
 
 
 @dataclass(frozen=True)
@@ -38,6 +45,14 @@ class Job:
     pool: PoolOptions
     folder: Path
     console: Console
+
+    def suite(self, moving: bool = False) -> tuple[str, ...]:
+        """The benchmarks: those asked for, else the paper's or the embedded ones; moving: of videos."""
+        if self.options.suite:
+            return self.options.suite
+        if moving:
+            return (f"vtr_{embedded.VIDEO_TASKS[0]}",) if self.model.embedded else ("video",)
+        return ("embedded",) if self.model.embedded else ("paper",)
 
     def say(self, line: str) -> None:
         """Prints a line as it is."""

@@ -96,7 +96,7 @@ def build_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> InternVLForCon
 
 @torch.no_grad()
 def grow(model: InternVLForConditionalGeneration, llava: dict[str, torch.Tensor]) -> None:
-    """Give the decoder the LLaVA's words and layers, with a new layer behind each three (LLaMA Pro, section 3).
+    """Give the decoder the LLaVA's words and layers, a new layer behind each three (LLaMA Pro, section 3).
 
     llava: the state of a model of `vtr_ray.embedded.architecture`. A new layer adds nothing until it is
     trained: the grown decoder answers as the LLaVA's. The encoder and the projector stay as they are.

@@ -15,8 +15,8 @@ STAGES = ("eyes", "mind", "habit", "reduced")
 class Recipe:
     """Every number of the recipe.
 
-    Batches are global: they are split over the processes; stage `habit` takes `mind_batch`. eyes_lr, mind_lr,
-    habit_lr, reduced_lr: of the matrices (Muon); all else (AdamW) learns at `other_lr` times that. eyes_weight: of the
+    Batches are global: they are split over the processes; stage `habit` takes `mind_batch`. Rates (eyes_lr,
+    ...) are of the matrices (Muon); all else (AdamW) learns at `other_lr` times that. eyes_weight: of the
     patch targets after stage `eyes`. architecture: "llava" or "internvl". projector: "" for LLaVA's own, or a
     variant's. clips: share of the steps that show clips, of an architecture that takes them. start: what is
     the shipped LLaVA's at first: "eyes" (encoder, projector, words), "all" or "" (nothing). rates: keeping

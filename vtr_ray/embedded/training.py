@@ -29,10 +29,10 @@ from torch import nn
 from torch.multiprocessing.spawn import spawn
 from torch.nn import functional as F
 
+from vtr_ray.embedded.checkpoints import begin, sees
 from vtr_ray.embedded.lessons import HABIT_WEIGHTS, WEIGHTS, Batch, Teacher
 from vtr_ray.embedded.losses import Losses, random_schedule
 from vtr_ray.embedded.recipe import STAGES, Recipe, build, views
-from vtr_ray.embedded.starts import begin, sees
 from vtr_ray.schedule import Schedule
 from vtr_ray.strategies import none
 

@@ -130,6 +130,29 @@ def _bars(finding: Finding) -> Drawing:
     return _drawing(finding, "accuracies", table, finding.title, figure)
 
 
+def _by_method(finding: Finding) -> Drawing:
+    return _lines(finding, "methods", 1, "average, %", "Average of the benchmarks by method", 3.8, scale=100)
+
+
+def _training(finding: Finding) -> Drawing:
+    """Bars under each schedule: as shipped, then each training plainly and with its rates."""
+    table = finding.tables["accuracies"]
+    schedules = list(dict.fromkeys(row[0] for row in table.rows))
+    ways = list(dict.fromkeys(f"{row[1]} {row[2]}".strip() for row in table.rows))
+    width = 0.8 / len(ways)
+    with axes_of(5.6, 3.8) as (figure, axes):
+        for number, (way, look) in enumerate(looks(ways).items()):
+            own = {row[0]: 100 * row[3] for row in table.rows if f"{row[1]} {row[2]}".strip() == way}
+            shift = (number - (len(ways) - 1) / 2) * width
+            places = [schedules.index(name) + shift for name in own]
+            axes.bar(places, list(own.values()), width, color=look.colour, label=way)
+        axes.set_xticks(range(len(schedules)), schedules)
+        axes.set(ylabel="average, %", xlabel="evaluated under")
+        axes.grid(False, axis="x")
+        figure.legend(loc="outside lower center", ncols=2)
+    return _drawing(finding, "accuracies", table, finding.title, figure)
+
+
 _FIGURES: dict[str, Sequence[Callable[[Finding], Drawing]]] = {
     "correlation": (_consecutive, _matrix),
     "attention": (_attention,),
@@ -138,4 +161,7 @@ _FIGURES: dict[str, Sequence[Callable[[Finding], Drawing]]] = {
     "budgets": (_steepness,),
     "exchange": (_bars,),
     "ontop": (_bars,),
+    "training": (_training,),
+    "benchmarks": (_by_method,),
+    "video": (_by_method,),
 }

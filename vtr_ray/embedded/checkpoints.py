@@ -1,7 +1,8 @@
-"""What an embedded model's training starts from: the shipped LLaVA's weights, or some of them."""
+"""What an embedded model's training starts from, and the checkpoint that it ends in."""
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import nn
 
 from vtr_ray.embedded import MODEL
 from vtr_ray.embedded.internvl import grow
-from vtr_ray.embedded.recipe import Recipe
+from vtr_ray.embedded.recipe import Recipe, build
 from vtr_ray.models import load_model
 
 _EYES = ("vision_tower", "projector", "embed_tokens")
@@ -41,3 +42,11 @@ def start_from(model: nn.Module, weights: dict[str, torch.Tensor], eyes_only: bo
 def _shipped() -> dict[str, torch.Tensor]:
     weights: dict[str, torch.Tensor] = load_model(str(MODEL), dtype="float32", device="cpu")[0].state_dict()
     return weights
+
+
+def save_checkpoint(recipe: Recipe, weights: dict[str, torch.Tensor], folder: Path) -> None:
+    """Write trained weights, in half precision, with their processor, as `load_model` reads them."""
+    processor, model = build(recipe)
+    model.load_state_dict(weights)
+    model.half().save_pretrained(folder)
+    processor.save_pretrained(folder)

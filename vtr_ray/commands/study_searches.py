@@ -1,0 +1,112 @@
+"""What a study compares: fixed strategies, and searches that were named or are made in its folder."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from vtr_ray import strategies
+from vtr_ray.commands import gsearch, psigmoid
+from vtr_ray.commands.named import Given, given_schedule
+from vtr_ray.commands.searching import RunOptions
+from vtr_ray.commands.study_job import Job
+from vtr_ray.errors import InputError
+from vtr_ray.evaluation.benchmarks.record import file_name
+from vtr_ray.studies.methods import G_SEARCH, P_SIGMOID, RANDOM
+from vtr_ray.tuning.directory import SCHEDULE, SEARCH, Settings, read_settings
+
+_PAPER_STAGES = {24: (8, 16, 24)}  # of PDrop: those of 32 layers, so that the last one never fires
+
+
+def named(job: Job, command: str, model: str) -> Iterator[tuple[Path, Settings]]:
+    """The finished runs of a command on a model among those that the study was given."""
+    for run in runs_in(job.options.runs):
+        settings = read_settings(run)
+        if settings.command == command and settings.parameters["model"] == model:
+            yield run, settings
+
+
+def runs_in(folders: Sequence[Path]) -> Iterator[Path]:
+    """Runs of folders that are one, or hold several. Raises InputError: of one that is neither."""
+    for folder in folders:
+        if (folder / SEARCH).is_file():
+            yield folder
+            continue
+        inside = sorted(path.parent for path in folder.glob(f"*/{SEARCH}"))
+        if not inside:
+            raise InputError(f"{folder} is no run of a search; name run directories")
+        yield from inside
+
+
+def g_search(job: Job, model: str | None = None) -> Path:
+    """The G-Search run of a model, default the study's; searched in the study's folder if none was named."""
+    model = model or job.model.model
+    for run, _ in named(job, "gsearch", model):
+        return run
+    out = job.folder / "searches" / f"gsearch-{file_name(model)}"
+    if not (out / SCHEDULE).is_file():
+        gsearch.gsearch(
+            replace(job.model, model=model),
+            job.data,
+            gsearch.GSearchOptions(seed=job.options.seed),
+            job.pool,
+            RunOptions(out, (out / SEARCH).is_file(), compare=False),
+            job.console,
+        )
+    return out
+
+
+def p_sigmoid(job: Job, drops: Sequence[float]) -> dict[float, Path]:
+    """The P-Sigmoid runs at FastV's FLOPs for drops; searched in the study's folder where none was named."""
+    wanted = {f"fastv:{drop:g}": drop for drop in drops}
+    found: dict[float, Path] = {}
+    for run, settings in named(job, "psigmoid", job.model.model):
+        drop = wanted.get(str(settings.parameters["match"]))
+        if drop is not None:
+            found.setdefault(drop, run)
+    left = [drop for drop in drops if drop not in found]
+    out = job.folder / "searches" / "psigmoid"
+    made = {drop: out / f"match-fastv-{drop:g}" for drop in left}
+    if not all((run / SCHEDULE).is_file() for run in made.values()):
+        options = psigmoid.PSigmoidOptions(
+            matches=tuple(f"fastv:{drop:g}" for drop in left),
+            iterations=job.options.iterations,
+            seed=job.options.seed,
+        )
+        where = RunOptions(out, any(out.glob(f"*/{SEARCH}")), compare=False)
+        psigmoid.psigmoid(job.model, job.data, options, job.pool, where, job.console)
+    return found | made
+
+
+def fastv_name(drop: float) -> str:
+    """As the paper's tables name it."""
+    return f"FastV {100 * drop:g} %"
+
+
+def fixed(layers: int) -> dict[str, Given]:
+    """The published strategies of the paper's Table 1, as it sets them."""
+    return {
+        "VTW": Given(strategies.vtw(layers)),
+        "PDrop": Given(strategies.pyramid_drop(layers, _PAPER_STAGES.get(layers))),
+        fastv_name(0.5): Given(strategies.fastv(layers, 0.5)),
+    }
+
+
+def first_scenario(job: Job) -> dict[str, Given]:
+    """Table 1's methods: the fixed ones, G-Search and the control at its rates."""
+    found = given_schedule(g_search(job))
+    return {
+        **fixed(job.model.num_layers()),
+        G_SEARCH: found,
+        RANDOM: Given(strategies.random(found.schedule, job.options.seed)),
+    }
+
+
+def second_scenario(job: Job, drop: float = 0.875) -> dict[str, Given]:
+    """Tables 3 and 9: FastV at a drop and P-Sigmoid at its FLOPs."""
+    run = p_sigmoid(job, [drop])[drop]
+    return {
+        fastv_name(drop): Given(strategies.fastv(job.model.num_layers(), drop)),
+        P_SIGMOID: given_schedule(run),
+    }
