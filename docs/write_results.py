@@ -1,7 +1,7 @@
 """Writes `docs/results.md` from studies: `python docs/write_results.py RUN...`.
 
-RUN: folders of `vtr-ray study`, or `runs:/RUN_ID` of MLflow. Each study's figures go to `docs/results/`, its
-tables into the text; studies of one kind stand together, model by model.
+RUN: folders of `vtr-ray study`, or `runs:/RUN_ID` of MLflow. Each one's figures, tables and `study.json` go to
+`docs/results/`, in place of what was there of that study and model; the page shows all that are there.
 """
 
 from __future__ import annotations
@@ -17,52 +17,92 @@ from vtr_ray.store import RUN
 from vtr_ray.tracking import fetch_run
 
 HERE = Path(__file__).parent
-ORDER = ("correlation", "attention", "curves", "tradeoff", "budgets", "exchange", "ontop")
+ORDER = (
+    "correlation", "attention", "curves", "tradeoff", "budgets", "exchange", "ontop", "training",
+    "benchmarks", "efficiency", "video",
+)  # fmt: skip
 LONG = 24  # rows; longer tables are in the CSV alone
+RESULTS = HERE / "results"
+WEIGHTS = """\
+## On the paper's models
+
+No weights of the paper's models were at hand here, and no GPU. On a cluster that has both, each of these
+searches, evaluates and prints its numbers beside the paper's (`split.json`: `vtr-ray samples
+llava_v1_5_mix665k.json`):
+
+```
+{commands}
+```
+"""
+LLAVA, OURS = "llava-hf/llava-1.5-7b-hf", "--samples split.json --images DIR --actors 8"
+COMMANDS = (
+    f"vtr-ray reproduce --table 1 --model {LLAVA} {OURS}",
+    f"vtr-ray reproduce --table 2 --model DECO_CHECKPOINT --model TOKENPACKER_CHECKPOINT {OURS}",
+    f"vtr-ray reproduce --table 3 --model {LLAVA} {OURS}",
+    f"vtr-ray reproduce --table 4 --model {LLAVA} --model INTERNVL2_8B {OURS}",
+    f"vtr-ray reproduce --table 6 --model llava-hf/llava-1.5-13b-hf {OURS}",
+    f"vtr-ray reproduce --table 8 --model {LLAVA} {OURS}",
+    f"vtr-ray reproduce --table 9 --model {LLAVA} {OURS}",
+    f"vtr-ray reproduce --table 10 --model {LLAVA} --dtype bfloat16 {OURS}",
+    f"vtr-ray reproduce --table 11 --model INTERNVL2_8B {OURS}",
+)
 
 
 def main(runs: list[str]) -> None:
-    """Writes the page and its figures."""
+    """Keeps what the runs hold, then writes the page."""
+    RESULTS.mkdir(exist_ok=True)
     with TemporaryDirectory() as fetched:
-        folders = [fetch_run(run, Path(fetched)) if run.startswith(RUN) else Path(run) for run in runs]
-        studies = [
-            (json.loads((folder / "study.json").read_text(encoding="utf-8")), folder) for folder in folders
-        ]
-        studies.sort(key=lambda pair: (ORDER.index(pair[0]["study"]), pair[0]["model"]))
-        shutil.rmtree(HERE / "results", ignore_errors=True)
-        (HERE / "results").mkdir()
-        versions = studies[0][0]["versions"]
-        lines = [
-            "# The paper's studies on the embedded models",
-            "",
-            "Written by `python docs/write_results.py RUN...` from runs of `vtr-ray study` "
-            f"(torch {versions['torch']}, transformers {versions['transformers']}, CPU). The models have "
-            "three million parameters: what holds or fails here says how the studies behave, not how a 7B "
-            "model does.",
-            "",
-            "| study | paper | model | the paper's claim | here |",
-            "| --- | --- | --- | --- | --- |",
-            *(
-                f"| [{one['title']}](#{_anchor(one)}) | {one['paper']} | {one['model']} | {one['claim']} | "
-                f"{_verdict(one['holds'])} |"
-                for one, _ in studies
-            ),
-            "",
-        ]
-        for one, folder in studies:
-            lines += _section(one, folder)
+        for run in runs:
+            _keep(fetch_run(run, Path(fetched)) if run.startswith(RUN) else Path(run))
+    studies = [json.loads(path.read_text(encoding="utf-8")) for path in RESULTS.glob("*.json")]
+    studies.sort(key=lambda one: (ORDER.index(one["study"]), one["model"]))
+    versions = sorted({(one["versions"]["torch"], one["versions"]["transformers"]) for one in studies})
+    lines = [
+        "# The paper's studies on the embedded models",
+        "",
+        "Written by `python docs/write_results.py RUN...` from runs of `vtr-ray study` "
+        f"({', '.join(f'torch {torch}, transformers {transformers}' for torch, transformers in versions)}, "
+        "CPU). The models have three to four million parameters: what holds or fails here says how the "
+        "studies behave, not how a 7B model does.",
+        "",
+        "| study | paper | model | the paper's claim | here |",
+        "| --- | --- | --- | --- | --- |",
+        *(
+            f"| [{one['title']}](#{_anchor(one)}) | {one['paper']} | {one['model']} | {one['claim']} | "
+            f"{_verdict(one['holds'])} |"
+            for one in studies
+        ),
+        "",
+    ]
+    for one in studies:
+        lines += _section(one)
+    lines.append(WEIGHTS.format(commands="\n".join(COMMANDS)))
     (HERE / "results.md").write_text("\n".join(lines).rstrip() + "\n", encoding="utf-8")
     print(f"wrote {HERE / 'results.md'}")
 
 
-def _section(one: dict[str, Any], folder: Path) -> list[str]:
+def _keep(folder: Path) -> None:
+    content = json.loads((folder / "study.json").read_text(encoding="utf-8"))
+    name = f"{_slug(content['model'])}-{content['study']}"
+    for old in (path for path in RESULTS.iterdir() if _of(path, name)):
+        old.unlink()
+    figures = sorted(folder.glob("*.png"))
+    for figure in figures:
+        for file in (figure, figure.with_suffix(".csv")):
+            shutil.copy(file, RESULTS / f"{_slug(content['model'])}-{file.name}")
+    (RESULTS / f"{name}.json").write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+
+
+def _of(path: Path, name: str) -> bool:
+    return path.stem == name or path.stem.startswith(f"{name}-")
+
+
+def _section(one: dict[str, Any]) -> list[str]:
     lines = [f"## {_heading(one)}", "", f"*{one['paper']}.* {one['claim']} **{_verdict(one['holds'])}.**", ""]
     lines += [*one["sentences"], ""]
-    for figure in sorted(folder.glob("*.png")):
-        name = f"{_slug(one['model'])}-{figure.name}"
-        shutil.copy(figure, HERE / "results" / name)
-        shutil.copy(figure.with_suffix(".csv"), (HERE / "results" / name).with_suffix(".csv"))
-        lines += [f"![{one['title']}](results/{name})", ""]
+    name = f"{_slug(one['model'])}-{one['study']}"
+    for figure in sorted(path for path in RESULTS.glob("*.png") if _of(path, name)):
+        lines += [f"![{one['title']}](results/{figure.name})", ""]
     for table in one["tables"].values():
         if len(table["rows"]) <= LONG:
             lines += ["| " + " | ".join(table["columns"]) + " |", "| --- " * len(table["columns"]) + "|"]

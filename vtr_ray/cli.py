@@ -413,6 +413,76 @@ def study(
 
 
 @app.command()
+def reproduce(
+    table: Annotated[int, Option(help="of the paper: 1 to 11")],
+    model: Annotated[
+        list[str] | None,
+        Option(
+            "--model", "-m", help="checkpoint directory, hub id or embedded; repeat where the table has several"
+        ),
+    ] = None,
+    beside: Annotated[
+        list[str] | None,
+        Option(help="the paper's model to stand beside, one for each --model; default: the nearest by name"),
+    ] = None,
+    suite: Annotated[
+        list[str] | None,
+        Option(help="benchmarks, as evaluate takes them; default: the paper's, or the embedded model's own"),
+    ] = None,
+    limit: Annotated[int | None, Option(min=1, help="documents of each benchmark")] = None,
+    iterations: Annotated[
+        int, Option(min=0, help="of each P-Sigmoid search, after ten initial points")
+    ] = 15,
+    steps: Annotated[int, Option(min=1, help="of table 5: of each model from the start")] = 400,
+    tuning_steps: Annotated[int, Option(min=1, help="of table 5: from the shipped weights")] = 100,
+    samples: options.Samples = None,
+    images: options.Images = None,
+    task: options.Task = None,
+    include_path: options.IncludePath = None,
+    score: options.Score = None,
+    dtype: options.Dtype = "auto",
+    attn: options.Attn = "sdpa",
+    batch: options.Batch = 16,
+    max_pixels: options.MaxPixels = None,
+    cache: options.Cache = "4GiB",
+    frames: options.Frames = 8,
+    seed: options.Seed = 0,
+    actors: options.Actors = 1,
+    cpus: options.Cpus = None,
+    gpus: options.Gpus = None,
+    out: Annotated[
+        Path | None,
+        Option(help="folder of it all, which a stopped one goes on in; default: a new one under runs/"),
+    ] = None,
+) -> None:
+    """Runs the searches and studies behind a table of the paper; prints ours beside the paper's numbers."""
+    from vtr_ray.commands.inputs import DataOptions, ModelOptions, PoolOptions
+    from vtr_ray.commands.reproduce import reproduce as command
+    from vtr_ray.commands.study_job import StudyOptions
+
+    models = tuple(model or ("embedded",))
+    command(
+        table,
+        models,
+        tuple(beside or ()),
+        ModelOptions(models[0], dtype, attn, batch, max_pixels, cache, frames),
+        DataOptions(samples, images, tasks=tuple(task or ()), include=include_path, score=score),
+        StudyOptions(
+            (),
+            suite=tuple(suite or ()),
+            limit=limit,
+            iterations=iterations,
+            seed=seed,
+            steps=steps,
+            tuning_steps=tuning_steps,
+        ),
+        PoolOptions(actors, cpus, gpus),
+        out,
+        _console(),
+    )
+
+
+@app.command()
 def register(
     schedule: Annotated[Path, Argument(help="a schedule file, or the run directory of a search")],
     name: Annotated[str, Argument(help="of the model whose schedule it is, as llava-1.5-7b")],

@@ -14,7 +14,7 @@ from vtr_ray import embedded
 from vtr_ray.commands.named import Given, given_schedule
 from vtr_ray.commands.study_accuracy import evaluated
 from vtr_ray.commands.study_job import Job
-from vtr_ray.commands.study_searches import g_search, p_sigmoid
+from vtr_ray.commands.study_searches import DROP, g_search, p_sigmoid
 from vtr_ray.errors import InputError
 from vtr_ray.evaluation.benchmarks.record import DOCUMENTS, file_name
 from vtr_ray.evaluation.outcome import Outcome
@@ -25,7 +25,6 @@ from vtr_ray.studies.finding import Finding
 from vtr_ray.studies.methods import G_SEARCH, P_SIGMOID
 from vtr_ray.studies.training import PLAIN, REDUCED, SHIPPED, START, TUNED, Trained
 
-_DROP = 0.875  # of FastV, whose FLOPs P-Sigmoid is given: the paper's section 4.4
 _PROCESSES = 4
 
 
@@ -37,7 +36,7 @@ def trained_with_reductions(job: Job) -> Finding:
         )
     schedules = {
         G_SEARCH: given_schedule(g_search(job)).schedule,
-        P_SIGMOID: given_schedule(p_sigmoid(job, [_DROP])[_DROP]).schedule,
+        P_SIGMOID: given_schedule(p_sigmoid(job, [DROP])[DROP]).schedule,
     }
     rows = [
         Trained(name, SHIPPED, "", accuracy)

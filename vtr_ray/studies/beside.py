@@ -1,0 +1,127 @@
+"""What studies measured, in the units and under the names of the paper's tables."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from vtr_ray.studies.exchange import NONE as UNTOUCHED
+from vtr_ray.studies.exchange import OWN
+from vtr_ray.studies.methods import G_SEARCH, NONE, P_SIGMOID
+from vtr_ray.studies.training import REDUCED, SHIPPED
+
+SELF = "self"
+_DROP = 0.875  # of the second scenario's tables
+_FASTV = f"FastV {100 * _DROP:g} %"
+_KERNELS = {"no reduction, eager": "none", "no reduction, flash": "FlashAttention2"}
+# Of a study's column: the paper's quantity, and what turns the one into the other.
+_COLUMNS = {
+    "average": ("average", 100.0),
+    "accuracy": ("average", 100.0),
+    "memory cost": ("memory_cost", 1.0),
+    "TFLOPs": ("tflops", 1.0),
+    "TMACs": ("tmacs", 1.0),
+    "parameters, B": ("parameters_billion", 1.0),
+    "prefill s": ("prefill_s", 1.0),
+    "decode s": ("decode_s", 1.0),
+}
+
+
+@dataclass(frozen=True)
+class Ours:
+    """One row as measured. figures: by the paper's quantity. benchmarks: fractions by title."""
+
+    model: str
+    method: str
+    figures: Mapping[str, float]
+    benchmarks: Mapping[str, float] = field(default_factory=dict)
+
+
+def measured(table: int, model: str, studies: Mapping[str, Mapping[str, Any]]) -> list[Ours]:
+    """Rows of one table. model: of studies of one. studies: the `study.json` of each that the table needs."""
+    found: dict[tuple[str, str], Ours] = {}
+    for name, content in studies.items():
+        for one in _READERS[name](table, model, content["tables"]):
+            before = found.get((one.model, one.method), Ours(one.model, one.method, {}))
+            figures = {**before.figures, **one.figures}
+            found[one.model, one.method] = Ours(
+                one.model, one.method, figures, {**before.benchmarks, **one.benchmarks}
+            )
+    return list(found.values())
+
+
+def _rows(table: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
+    for row in table["rows"]:
+        yield dict(zip(table["columns"], row, strict=True))
+
+
+def _figures(row: Mapping[str, Any]) -> dict[str, float]:
+    return {
+        quantity: scale * row[column]
+        for column, (quantity, scale) in _COLUMNS.items()
+        if row.get(column) is not None
+    }
+
+
+def _methods(table: int, model: str, tables: Mapping[str, Any]) -> Iterator[Ours]:
+    benchmarks = {row.pop("method"): row for row in _rows(tables["benchmarks"])}
+    for row in _rows(tables["methods"]):
+        known = {title: value for title, value in benchmarks[row["method"]].items() if value is not None}
+        yield Ours(model, _named(row["method"]), _figures(row), known)
+
+
+def _efficiency(table: int, model: str, tables: Mapping[str, Any]) -> Iterator[Ours]:
+    if table == 10:
+        for row in _rows(tables["kernels"]):
+            if row["method"] in _KERNELS or row["method"].startswith(G_SEARCH):
+                yield Ours(model, _KERNELS.get(row["method"], G_SEARCH), _figures(row))
+        return
+    for row in _rows(tables["methods"]):
+        yield Ours(model, _named(row["method"]), _figures(row))
+
+
+def _trade_off(table: int, model: str, tables: Mapping[str, Any]) -> Iterator[Ours]:
+    for row in _rows(tables["points"]):
+        if row["FastV's drop"] == _DROP:
+            method = _FASTV if row["strategy"] == "FastV" else row["strategy"]
+            yield Ours(model, method, _figures(row))
+
+
+def _on_top(table: int, model: str, tables: Mapping[str, Any]) -> Iterator[Ours]:
+    for row in _rows(tables["accuracies"]):
+        yield Ours(row["model"], {UNTOUCHED: "none", OWN: G_SEARCH}[row["schedule"]], _figures(row))
+
+
+def _exchange(table: int, model: str, tables: Mapping[str, Any]) -> Iterator[Ours]:
+    for row in _rows(tables["accuracies"]):
+        yield Ours(row["model"], SELF if row["schedule"] == OWN else row["schedule"], _figures(row))
+
+
+def _training(table: int, model: str, tables: Mapping[str, Any]) -> Iterator[Ours]:
+    for row in _rows(tables["accuracies"]):
+        if row["trained"] == REDUCED or row["weights"] == SHIPPED:
+            yield Ours(model, f"{row['schedule']}, {row['weights']}", _figures(row))
+
+
+def _named(method: str) -> str:
+    return "none" if method == NONE else method
+
+
+_READERS = {
+    "benchmarks": _methods,
+    "video": _methods,
+    "efficiency": _efficiency,
+    "tradeoff": _trade_off,
+    "ontop": _on_top,
+    "exchange": _exchange,
+    "training": _training,
+}
+
+
+def methods_of(rows: Sequence[Ours]) -> list[str]:
+    """Their methods, each once, in their order."""
+    return list(dict.fromkeys(row.method for row in rows))
+
+
+__all__ = ["P_SIGMOID", "SELF", "Ours", "measured", "methods_of"]
