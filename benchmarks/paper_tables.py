@@ -2,7 +2,7 @@
 
     python benchmarks/paper_tables.py             # to the terminal, and to benchmarks/paper/paper_vs_ours.md
 
-The paper's numbers are in benchmarks/paper/tables.json. Ours follow from the models' shapes and the
+The paper's numbers are those of `vtr_ray.studies.paper`. Ours follow from the models' shapes and the
 strategies alone, by the paper's convention: 75 text tokens, one image (LLaVA-1.5: 576 vision tokens) or five
 tiles (InternVL2: 1280). The schedules that its searches found are not published: those rows show a P-Sigmoid
 curve of the same memory cost (k = 0.3 at 32 layers, every third layer) and the range that any schedule of
@@ -12,7 +12,6 @@ that memory cost must be in.
 from __future__ import annotations
 
 import argparse
-import json
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -23,10 +22,12 @@ from typing import Any
 from vtr_ray import Schedule, strategies
 from vtr_ray.efficiency import Flops, count_flops, count_parameters, read_config
 from vtr_ray.efficiency.bench import sampled_p_sigmoid
+from vtr_ray.studies import paper
 
 FOLDER = Path(__file__).parent / "paper"
 TEXT_TOKENS = 75
 SEARCHED = ("G-Search", "P-Sigmoid")
+TABLES = (1, 6, 8, 9, 10)  # whose models need no encoder or projector of their own to be counted
 QUANTITIES = ("memory_cost", "tflops", "tmacs", "parameters_billion")
 # The paper's list of stages, whatever the depth: of 24 layers the last one never fires.
 PDROP_LAYERS = {24: (8, 16, 24), 32: (8, 16, 24), 40: (10, 20, 30), 48: (12, 24, 36)}
@@ -96,19 +97,19 @@ def bounds(model: str, layers: int, memory_cost: float) -> tuple[float, float]:
 
 
 def cells() -> Iterator[Cell]:
-    content = json.loads((FOLDER / "tables.json").read_text())
     costs: dict[tuple[str, str], float] = {}
-    for table, models in content["tables"].items():
-        for model, rows in models.items():
+    for table in TABLES:
+        for model, rows in paper.rows(table).items():
             layers = config_of(model).get_text_config(decoder=True).num_hidden_layers
             for row in rows:
-                method = row["method"]
-                costs.setdefault((model, method), row.get("memory_cost", math.nan))
+                method, figures = row.method, row.figures
+                costs.setdefault((model, method), figures.get("memory_cost", math.nan))
                 for quantity in QUANTITIES:
-                    if quantity not in row:
+                    if quantity not in figures:
                         continue
-                    slip = content["slips"].get(f"{table}/{model}/{method}/{quantity}", "")
-                    yield compared(table, model, method, quantity, row[quantity], costs, layers, slip)
+                    slip = paper.slips().get(f"Table {table}/{model}/{method}/{quantity}", "")
+                    named = f"Table {table}"
+                    yield compared(named, model, method, quantity, figures[quantity], costs, layers, slip)
 
 
 def compared(

@@ -1,7 +1,7 @@
 """Writes `docs/results.md` from studies: `python docs/write_results.py RUN...`.
 
-RUN: folders of `vtr-ray study`, or `runs:/RUN_ID` of MLflow. Each one's figures, tables and `study.json` go to
-`docs/results/`, in place of what was there of that study and model; the page shows all that are there.
+RUN: folders of `vtr-ray study`, or `runs:/RUN_ID` of MLflow. Each one's figures, tables and `study.json` go
+to `docs/results/`, in place of what was there of that study and model; the page shows all that are there.
 """
 
 from __future__ import annotations

@@ -418,7 +418,9 @@ def reproduce(
     model: Annotated[
         list[str] | None,
         Option(
-            "--model", "-m", help="checkpoint directory, hub id or embedded; repeat where the table has several"
+            "--model",
+            "-m",
+            help="checkpoint directory, hub id or embedded; repeat where the table has several",
         ),
     ] = None,
     beside: Annotated[
@@ -430,9 +432,7 @@ def reproduce(
         Option(help="benchmarks, as evaluate takes them; default: the paper's, or the embedded model's own"),
     ] = None,
     limit: Annotated[int | None, Option(min=1, help="documents of each benchmark")] = None,
-    iterations: Annotated[
-        int, Option(min=0, help="of each P-Sigmoid search, after ten initial points")
-    ] = 15,
+    iterations: Annotated[int, Option(min=0, help="of each P-Sigmoid search, after ten initial points")] = 15,
     steps: Annotated[int, Option(min=1, help="of table 5: of each model from the start")] = 400,
     tuning_steps: Annotated[int, Option(min=1, help="of table 5: from the shipped weights")] = 100,
     samples: options.Samples = None,

@@ -1,4 +1,4 @@
-"""`vtr-ray reproduce`: the searches and studies behind a table of the paper, ours beside the paper's numbers."""
+"""`vtr-ray reproduce`: searches and studies behind a table of the paper, ours beside its numbers."""
 
 from __future__ import annotations
 
@@ -86,7 +86,7 @@ def reproduce(
     if table not in _PLANS:
         raise InputError(f"Table {table} is not reproduced; use one of {', '.join(map(str, _PLANS))}")
     plan = _PLANS[table]
-    if plan.several and len(models) < 2 or not plan.several and len(models) > 1:
+    if (len(models) < 2) if plan.several else (len(models) > 1):
         need = "compares models; give two or more" if plan.several else "is of one model; give one"
         raise InputError(f"Table {table} {need} with --model")
     pairs = _paper_rows(table, models, beside)
@@ -124,7 +124,9 @@ class _Pair:
 def _paper_rows(table: int, models: Sequence[str], beside: Sequence[str]) -> list[_Pair]:
     known = paper.rows(table)
     if beside and len(beside) != len(models):
-        raise InputError(f"{len(models)} --model and {len(beside)} --beside; give one for each model, or none")
+        raise InputError(
+            f"{len(models)} --model and {len(beside)} --beside; give one for each model, or none"
+        )
     for name in beside:
         if name not in known:
             raise InputError(f"Table {table} has no {name!r}; use one of: {', '.join(known)}")
@@ -171,11 +173,13 @@ def _scaled(benchmarks: Mapping[str, float]) -> dict[str, float]:
 
 def _write(folder: Path, table: int, lines: Sequence[Mapping[str, Any]]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    with replacing(folder / "beside.csv") as temporary:
-        with temporary.open("w", encoding="utf-8", newline="") as file:
-            writer = csv.DictWriter(file, list(lines[0]))
-            writer.writeheader()
-            writer.writerows(lines)
+    with (
+        replacing(folder / "beside.csv") as temporary,
+        temporary.open("w", encoding="utf-8", newline="") as file,
+    ):
+        writer = csv.DictWriter(file, list(lines[0]))
+        writer.writeheader()
+        writer.writerows(lines)
     write_json(folder / RESULT, {"kind": "reproduction", "version": 1, "table": table, "lines": list(lines)})
 
 
