@@ -353,7 +353,7 @@ def study(
         str,
         Argument(
             help="correlation, attention, curves, tradeoff, budgets, exchange, ontop, training, "
-            "benchmarks or video"
+            "benchmarks, efficiency or video"
         ),
     ],
     runs: Annotated[
@@ -369,6 +369,7 @@ def study(
     iterations: Annotated[int, Option(min=0, help="of each P-Sigmoid search, after ten initial points")] = 15,
     steps: Annotated[int, Option(min=1, help="of training: of each model from the start")] = 400,
     tuning_steps: Annotated[int, Option(min=1, help="of training: from the shipped weights")] = 100,
+    repeats: Annotated[int, Option(min=1, help="of efficiency: timed turns of each row")] = 15,
     model: options.Model = "embedded",
     samples: options.Samples = None,
     images: options.Images = None,
@@ -405,6 +406,7 @@ def study(
             seed,
             steps=steps,
             tuning_steps=tuning_steps,
+            repeats=repeats,
         ),
         PoolOptions(actors, cpus, gpus),
         out,
@@ -415,6 +417,9 @@ def study(
 @app.command()
 def reproduce(
     table: Annotated[int, Option(help="of the paper: 1 to 11")],
+    runs: Annotated[
+        list[Path] | None, Argument(help="run directories of searches, used instead of searching anew")
+    ] = None,
     model: Annotated[
         list[str] | None,
         Option(
@@ -435,6 +440,7 @@ def reproduce(
     iterations: Annotated[int, Option(min=0, help="of each P-Sigmoid search, after ten initial points")] = 15,
     steps: Annotated[int, Option(min=1, help="of table 5: of each model from the start")] = 400,
     tuning_steps: Annotated[int, Option(min=1, help="of table 5: from the shipped weights")] = 100,
+    repeats: Annotated[int, Option(min=1, help="of times: timed turns of each row")] = 15,
     samples: options.Samples = None,
     images: options.Images = None,
     task: options.Task = None,
@@ -468,13 +474,14 @@ def reproduce(
         ModelOptions(models[0], dtype, attn, batch, max_pixels, cache, frames),
         DataOptions(samples, images, tasks=tuple(task or ()), include=include_path, score=score),
         StudyOptions(
-            (),
+            tuple(runs or ()),
             suite=tuple(suite or ()),
             limit=limit,
             iterations=iterations,
             seed=seed,
             steps=steps,
             tuning_steps=tuning_steps,
+            repeats=repeats,
         ),
         PoolOptions(actors, cpus, gpus),
         out,

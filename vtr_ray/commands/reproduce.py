@@ -89,7 +89,7 @@ def reproduce(
     if (len(models) < 2) if plan.several else (len(models) > 1):
         need = "compares models; give two or more" if plan.several else "is of one model; give one"
         raise InputError(f"Table {table} {need} with --model")
-    pairs = _paper_rows(table, models, beside)
+    pairs = paper_rows(table, models, beside)
     folder = (out or home() / "runs" / time.strftime(f"reproduce-{table}-%Y%m%d-%H%M%S")).absolute()
     if (folder / RESULT).exists():
         raise InputError(f"{folder} holds a reproduction already; name another folder with --out")
@@ -104,10 +104,11 @@ def reproduce(
         if not (folder / name / STUDY).exists():
             study(name, model, data, with_runs, pool, folder / name, console)
         contents[name] = json.loads((folder / name / STUDY).read_text(encoding="utf-8"))
-    lines = _lines(table, pairs, measured(table, models[0], contents))
+    lines = lines_of(table, pairs, measured(table, models[0], contents))
     _write(folder, table, lines)
     for pair in pairs:
-        console.print(_shown(table, pair, lines))
+        job.say(f"Table {table}: {pair.there} in the paper, {pair.here} here")
+        console.print(_shown(pair, lines))
     job.say(f"Files: {folder}")
     return folder
 
@@ -121,7 +122,8 @@ class _Pair:
     rows: Mapping[str, paper.Row]
 
 
-def _paper_rows(table: int, models: Sequence[str], beside: Sequence[str]) -> list[_Pair]:
+def paper_rows(table: int, models: Sequence[str], beside: Sequence[str]) -> list[_Pair]:
+    """Which rows of the paper stand beside which model. Raises InputError: names that the table lacks."""
     known = paper.rows(table)
     if beside and len(beside) != len(models):
         raise InputError(
@@ -137,7 +139,7 @@ def _paper_rows(table: int, models: Sequence[str], beside: Sequence[str]) -> lis
     ]
 
 
-def _lines(table: int, pairs: Sequence[_Pair], ours: Sequence[Ours]) -> list[dict[str, Any]]:
+def lines_of(table: int, pairs: Sequence[_Pair], ours: Sequence[Ours]) -> list[dict[str, Any]]:
     """One line for each model, method and figure that the paper or we have."""
     called = {pair.here: pair.there for pair in pairs}
     lines = []
@@ -183,14 +185,14 @@ def _write(folder: Path, table: int, lines: Sequence[Mapping[str, Any]]) -> None
     write_json(folder / RESULT, {"kind": "reproduction", "version": 1, "table": table, "lines": list(lines)})
 
 
-def _shown(table: int, pair: _Pair, lines: Sequence[Mapping[str, Any]]) -> Table:
+def _shown(pair: _Pair, lines: Sequence[Mapping[str, Any]]) -> Table:
     """A model's figures by method, the paper's and ours in turns."""
     own = [line for line in lines if line["model"] == pair.here]
     values = {(line["method"], line["figure"]): line for line in own}
     methods = list(dict.fromkeys(line["method"] for line in own))
     both = {line["figure"] for line in own if line["paper"] is not None and line["ours"] is not None}
     figures = [name for name in dict.fromkeys(line["figure"] for line in own) if name in both]
-    shown = Table(title=f"Table {table}: {pair.there} in the paper, {pair.here} here")
+    shown = Table()
     shown.add_column("method")
     for figure in figures:
         title = _QUANTITIES.get(figure, (figure, ""))[0]

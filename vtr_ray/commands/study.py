@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from rich.console import Console
 
-from vtr_ray.commands import study_accuracy, study_methods, study_training
+from vtr_ray.commands import study_accuracy, study_efficiency, study_methods, study_training
 from vtr_ray.commands.inputs import DataOptions, ModelOptions, PoolOptions
 from vtr_ray.commands.named import given_schedule
 from vtr_ray.commands.searching import home
@@ -131,5 +131,6 @@ _STUDIES: dict[str, Callable[[Job], Finding]] = {
     "ontop": _with_runs("G-Search runs of several models", study_accuracy.on_top),
     "training": study_training.trained_with_reductions,
     "benchmarks": study_methods.every_benchmark,
+    "efficiency": study_efficiency.efficiency,
     "video": study_methods.on_videos,
 }

@@ -21,7 +21,7 @@ class StudyOptions:
     runs: of searches, for studies that compare them or need what one found. count: samples whose scores are
     read. suite, limit: of benchmarks, where accuracies are compared; no suite is `Job.suite`'s.
     iterations: of each P-Sigmoid search, after 10 initial points. drops: of FastV, whose FLOPs P-Sigmoid is
-    given. steps, tuning_steps: of trainings from the start and from the shipped weights.
+    given. steps, tuning_steps: of trainings from the start and from the shipped weights. repeats: of timings.
     """
 
     runs: tuple[Path, ...] = ()
@@ -33,6 +33,7 @@ class StudyOptions:
     drops: tuple[float, ...] = DROPS
     steps: int = 400
     tuning_steps: int = 100
+    repeats: int = 15
 
 
 @dataclass(frozen=True)

@@ -150,7 +150,7 @@ def _run(model: Any, schedule: Schedule | None, inputs: dict[str, Any], protocol
     if schedule is not None:
         reduction = reduce_vision_tokens(model, schedule)
     clear_peak(model.device)
-    with reduction, _kernel(protocol.flash):
+    with reduction, flash_only() if protocol.flash else nullcontext():
         synchronise(model.device)
         start = time.perf_counter()
         output = model(**inputs, use_cache=True, logits_to_keep=1)
@@ -208,10 +208,8 @@ def _encoded(model: Any, inputs: dict[str, Any]) -> dict[str, Any]:
 
 
 @contextmanager
-def _kernel(flash: bool) -> Iterator[None]:
-    if not flash:
-        yield
-        return
+def flash_only() -> Iterator[None]:
+    """Within it, SDPA is PyTorch's flash kernel or an error."""
     from torch.nn.attention import SDPBackend, sdpa_kernel
 
     with sdpa_kernel(SDPBackend.FLASH_ATTENTION):

@@ -153,6 +153,24 @@ def _training(finding: Finding) -> Drawing:
     return _drawing(finding, "accuracies", table, finding.title, figure)
 
 
+def _clock(finding: Finding) -> Drawing:
+    """Prefill times: of the methods on one kernel, then of each kernel."""
+    table = finding.tables["methods"]
+    rows = [(row[0], row) for row in table.rows]
+    rows += [(f"{row[0]}, {row[1]}", row) for row in finding.tables["kernels"].rows]
+    place = {column: table.columns.index(column) for column in ("prefill s", "prefill spread")}
+    median, spread = ([1e3 * row[place[name]] for _, row in rows] for name in place)
+    (first, second) = looks(["methods", "kernels"]).values()
+    colours = [first.colour] * len(table.rows) + [second.colour] * (len(rows) - len(table.rows))
+    with axes_of(5.6, 1.2 + 0.26 * len(rows)) as (figure, axes):
+        axes.barh(range(len(rows)), median, xerr=[half / 2 for half in spread], color=colours)
+        axes.set_yticks(range(len(rows)), [name for name, _ in rows])
+        axes.invert_yaxis()
+        axes.set(xlabel="prefill, ms; lines: the quartiles' distance")
+        axes.grid(False, axis="y")
+    return _drawing(finding, "prefill", table, finding.title, figure)
+
+
 _FIGURES: dict[str, Sequence[Callable[[Finding], Drawing]]] = {
     "correlation": (_consecutive, _matrix),
     "attention": (_attention,),
@@ -163,5 +181,6 @@ _FIGURES: dict[str, Sequence[Callable[[Finding], Drawing]]] = {
     "ontop": (_bars,),
     "training": (_training,),
     "benchmarks": (_by_method,),
+    "efficiency": (_clock,),
     "video": (_by_method,),
 }

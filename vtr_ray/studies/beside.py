@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+from vtr_ray.studies.efficiency import FLASH
 from vtr_ray.studies.exchange import NONE as UNTOUCHED
 from vtr_ray.studies.exchange import OWN
-from vtr_ray.studies.methods import G_SEARCH, NONE, P_SIGMOID
+from vtr_ray.studies.methods import G_SEARCH, NONE
 from vtr_ray.studies.training import REDUCED, SHIPPED
 
 SELF = "self"
 _DROP = 0.875  # of the second scenario's tables
 _FASTV = f"FastV {100 * _DROP:g} %"
-_KERNELS = {"no reduction, eager": "none", "no reduction, flash": "FlashAttention2"}
+# Table 10 has the plain kernel, and FlashAttention: here PyTorch's flash kernel where the package is missing.
+_KERNELS = {
+    (NONE, "eager"): "none",
+    (NONE, FLASH): "FlashAttention2",
+    (NONE, "FlashAttention2"): "FlashAttention2",
+    (G_SEARCH, "eager"): G_SEARCH,
+}
 # Of a study's column: the paper's quantity, and what turns the one into the other.
 _COLUMNS = {
     "average": ("average", 100.0),
@@ -74,8 +81,9 @@ def _methods(table: int, model: str, tables: Mapping[str, Any]) -> Iterator[Ours
 def _efficiency(table: int, model: str, tables: Mapping[str, Any]) -> Iterator[Ours]:
     if table == 10:
         for row in _rows(tables["kernels"]):
-            if row["method"] in _KERNELS or row["method"].startswith(G_SEARCH):
-                yield Ours(model, _KERNELS.get(row["method"], G_SEARCH), _figures(row))
+            method = _KERNELS.get((row["method"], row["kernel"]))
+            if method is not None:
+                yield Ours(model, method, _figures(row))
         return
     for row in _rows(tables["methods"]):
         yield Ours(model, _named(row["method"]), _figures(row))
@@ -117,11 +125,3 @@ _READERS = {
     "exchange": _exchange,
     "training": _training,
 }
-
-
-def methods_of(rows: Sequence[Ours]) -> list[str]:
-    """Their methods, each once, in their order."""
-    return list(dict.fromkeys(row.method for row in rows))
-
-
-__all__ = ["P_SIGMOID", "SELF", "Ours", "measured", "methods_of"]
