@@ -80,10 +80,9 @@ what they mean in its card.
 INTERNVL_CARD = """# The embedded InternVL
 
 A model of {parameters:,} parameters (transformers' `InternVLForConditionalGeneration`: an encoder of 4
-layers, pixel shuffle, a Qwen2 decoder of 16 layers with 2 key heads for its 4 query heads, width 128), so
-that studies across models have a second one whose architecture, depth and weights are its own:
-`vtr-ray gsearch --model embedded:internvl`. It answers what the embedded LLaVA (`../model`) answers, and
-questions about clips of eight frames (`vtr_clips`).
+layers, pixel shuffle, a Qwen2 decoder of 16 layers, width 128), so that studies across models have a second
+one of another architecture and depth: `vtr-ray gsearch --model embedded:internvl`. It answers what the
+embedded LLaVA (`../model`) answers, and questions about clips of eight frames (`vtr_clips`).
 
 A picture of 96 x 96 becomes four tiles and a thumbnail of 48 x 48 each, a frame one such tile; a tile has
 8 x 8 patches, after pixel shuffle 16 vision tokens. So an image is 80 vision tokens, a clip 128.
@@ -97,12 +96,17 @@ first or last is not in the last frame. Training, search and test splits share n
 ## Recipe
 
 `python jobs/train_embedded.py FOLDER --architecture internvl`, then
-`python jobs/publish_embedded.py FOLDER`. Losses, optimisers and stages of the embedded LLaVA's recipe, from
-scratch, seed {seed}: {eyes_steps} steps of {eyes_batch}, {mind_steps} of {mind_batch} and {habit_steps} of
-{mind_batch} (these weights: step {step} of stage `{stage}`), {clips:.0%} of them on clips; {hours:.1f} hours
-on two CPU cores. In the dense side task a token must point at every word that its patches show.
-These weights' first stage followed a cosine over 1200 steps up to step 426, over 800 up to step 674 (shapes
-and colours were learnt by then, letters were not), and over its 1600 from there on.
+`python jobs/publish_embedded.py FOLDER`. Encoder and projector are new. The decoder grows from the embedded
+LLaVA's twelve layers as LLaMA Pro grows one: behind each three a new layer that adds nothing at first; so the
+two models' decoders are relatives, and what they share need not be a law. Losses, optimisers and stages are
+those of the LLaVA's recipe, seed {seed}: {eyes_steps} steps of {eyes_batch} (the words stay as they are),
+{mind_steps} of {mind_batch} and {habit_steps} of {mind_batch} (these weights: step {step} of stage
+`{stage}`), {clips:.0%} of them on clips; {hours:.1f} hours on two CPU cores. In the dense side task a token
+must point at every word that its patches show.
+
+What was tried: a decoder of its own, from scratch. After 1600, 1800 and 700 steps of the three stages it
+answered 1.00 of easy_vqa, 0.68 of scenes, 0.60 of existence, 0.38 of text, 0.21 of documents, 0.67 of charts
+and 0.60 of clips: letters lagged.
 
 ## Accuracy, as measured
 

@@ -24,7 +24,7 @@ BARS = {"easy_vqa": 0.9, "scenes": 0.9, "existence": 0.9, "text": 0.8, "document
 @pytest.fixture(scope="module")
 def evaluator():
     samples = load_tasks(test_tasks(), TASKS_FOLDER)
-    return EvaluatorSpec(str(MODEL), samples, batch_size=16, threads=2).build()
+    return EvaluatorSpec(str(MODEL), samples, batch_size=16, threads=1).build()
 
 
 @pytest.fixture(scope="module")

@@ -37,7 +37,7 @@ def test_what_ships_is_a_llava_with_its_projector(variant):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_variant_is_as_accurate_as_its_card_says(variant):
     samples = load_tasks(test_tasks(), TASKS_FOLDER)
-    evaluator = EvaluatorSpec(str(model_folder(variant)), samples, batch_size=16, threads=2).build()
+    evaluator = EvaluatorSpec(str(model_folder(variant)), samples, batch_size=16, threads=1).build()
     assert evaluator.vision_tokens == 36
     outcomes = evaluator.evaluate(strategies.none(12))
     source = evaluator.sources()
@@ -52,7 +52,7 @@ def test_a_variant_is_as_accurate_as_its_card_says(variant):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_gsearch_takes_tokens_away_on_top_of_a_variant(variant):
     samples = load_tasks(search_tasks(), TASKS_FOLDER)
-    evaluator = EvaluatorSpec(str(model_folder(variant)), samples, batch_size=16, threads=2).build()
+    evaluator = EvaluatorSpec(str(model_folder(variant)), samples, batch_size=16, threads=1).build()
     search = GSearch(
         num_layers=12, vision_tokens=evaluator.vision_tokens, stride=9, initial=4, iterations=1, seed=0
     )
