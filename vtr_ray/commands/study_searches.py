@@ -47,6 +47,7 @@ def g_search(job: Job, model: str | None = None) -> Path:
         return run
     out = job.folder / "searches" / f"gsearch-{file_name(model)}"
     if not (out / SCHEDULE).is_file():
+        _announce(job, G_SEARCH, model)
         gsearch.gsearch(
             replace(job.model, model=model),
             job.data,
@@ -75,9 +76,15 @@ def p_sigmoid(job: Job, drops: Sequence[float]) -> dict[float, Path]:
             iterations=job.options.iterations,
             seed=job.options.seed,
         )
+        _announce(job, P_SIGMOID, job.model.model)
         where = RunOptions(out, any(out.glob(f"*/{SEARCH}")), compare=False)
         psigmoid.psigmoid(job.model, job.data, options, job.pool, where, job.console)
     return found | made
+
+
+def _announce(job: Job, search: str, model: str) -> None:
+    none = "None of the named runs serves" if job.options.runs else "No run is named"
+    job.say(f"{none} as {search} of {model}; searching.")
 
 
 def fastv_name(drop: float) -> str:

@@ -30,9 +30,11 @@ _PROCESSES = 4
 
 def trained_with_reductions(job: Job) -> Finding:
     """Trains from the shipped eyes and from all weights, plainly and under both schedules' rates."""
-    if job.model.model != embedded.NAME:
+    name, _, variant = job.model.model.partition(":")
+    if name != embedded.NAME or variant not in ("", *embedded.VARIANTS):
         raise InputError(
-            f"this study trains the embedded model by its recipe; leave --model {job.model.model} out"
+            f"this study trains the embedded LLaVA by its recipe; leave --model {job.model.model} out, "
+            "or name a variant"
         )
     schedules = {
         G_SEARCH: given_schedule(g_search(job)).schedule,
@@ -40,7 +42,7 @@ def trained_with_reductions(job: Job) -> Finding:
     }
     rows = [
         Trained(name, SHIPPED, "", accuracy)
-        for name, accuracy in _accuracies(job, SHIPPED, embedded.NAME, schedules).items()
+        for name, accuracy in _accuracies(job, SHIPPED, job.model.model, schedules).items()
         if name in schedules
     ]
     for weights in (START, TUNED):
@@ -66,7 +68,10 @@ def _trained(job: Job, weights: str, schedule: Schedule | None, name: str) -> Pa
     folder = job.folder / "trainings" / file_name(name)
     if (folder / "model" / "config.json").is_file():
         return folder / "model"
-    plain = Recipe(eyes_steps=0, mind_steps=0, habit_steps=0, seed=job.options.seed)
+    variant = job.model.model.partition(":")[2]
+    plain = Recipe(
+        projector=variant, origin=variant, eyes_steps=0, mind_steps=0, habit_steps=0, seed=job.options.seed
+    )
     rates = () if schedule is None else schedule.rates
     recipe = replace(plain, rates=rates, start="eyes", reduced_steps=job.options.steps)
     if weights == TUNED:

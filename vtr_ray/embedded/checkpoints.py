@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from vtr_ray.embedded import MODEL
+from vtr_ray.embedded import model_folder
 from vtr_ray.embedded.internvl import grow
 from vtr_ray.embedded.recipe import Recipe, build
 from vtr_ray.models import load_model
@@ -19,9 +19,9 @@ _EYES = ("vision_tower", "projector", "embed_tokens")
 def begin(model: Any, recipe: Recipe) -> None:
     """Give a new model the weights that its recipe starts from."""
     if recipe.architecture == "internvl":
-        grow(model, _shipped())
+        grow(model, _shipped(recipe.origin))
     elif recipe.start:
-        start_from(model, _shipped(), eyes_only=recipe.start == "eyes")
+        start_from(model, _shipped(recipe.origin), eyes_only=recipe.start == "eyes")
 
 
 def sees(name: str) -> bool:
@@ -39,8 +39,9 @@ def start_from(model: nn.Module, weights: dict[str, torch.Tensor], eyes_only: bo
     return list(missing)
 
 
-def _shipped() -> dict[str, torch.Tensor]:
-    weights: dict[str, torch.Tensor] = load_model(str(MODEL), dtype="float32", device="cpu")[0].state_dict()
+def _shipped(variant: str) -> dict[str, torch.Tensor]:
+    model, _ = load_model(str(model_folder(variant)), dtype="float32", device="cpu")
+    weights: dict[str, torch.Tensor] = model.state_dict()
     return weights
 
 

@@ -19,13 +19,15 @@ class Recipe:
     ...) are of the matrices (Muon); all else (AdamW) learns at `other_lr` times that. eyes_weight: of the
     patch targets after stage `eyes`. architecture: "llava" or "internvl". projector: "" for LLaVA's own, or a
     variant's. clips: share of the steps that show clips, of an architecture that takes them. start: what is
-    the shipped LLaVA's at first: "eyes" (encoder, projector, words), "all" or "" (nothing). rates: keeping
-    rates of stage `reduced`, which asks `reduced_turns` questions per picture, each under them; () is none.
+    the shipped LLaVA's at first: "eyes" (encoder, projector, words), "all" or "" (nothing); origin: or of
+    which of its variants. rates: keeping rates of stage `reduced`, which asks `reduced_turns` questions per
+    picture, each under them; () is none.
     """
 
     architecture: str = "llava"
     projector: str = ""
     start: str = ""
+    origin: str = ""
     seed: int = 0
     eyes_steps: int = 1600
     eyes_batch: int = 64
@@ -37,7 +39,7 @@ class Recipe:
     habit_lr: float = 6e-4
     reduced_steps: int = 0
     reduced_batch: int = 16
-    reduced_turns: int = 3
+    reduced_turns: int = 6
     reduced_lr: float = 2e-3
     rates: tuple[float, ...] = ()
     other_lr: float = 0.6
