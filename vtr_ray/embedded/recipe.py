@@ -70,9 +70,9 @@ def internvl_recipe() -> Recipe:
     return Recipe(
         architecture="internvl",
         seed=20,
-        mind_steps=1800,
+        mind_steps=1300,
         mind_lr=1.5e-3,
-        habit_steps=700,
+        habit_steps=450,
         clips=1 / 6,
     )
 
