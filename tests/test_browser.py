@@ -8,7 +8,6 @@ from __future__ import annotations
 import base64
 import json
 import os
-import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
@@ -17,6 +16,7 @@ from urllib.parse import quote
 
 import pytest
 from chromium import CHROMIUM, CONTRASTS, DRIVER, NARROW, WIDER, Browser, contrast, luminance
+from commands import run_here
 from selenium.webdriver.common.by import By
 from selenium.webdriver.common.keys import Keys
 from selenium.webdriver.support.ui import Select
@@ -216,25 +216,16 @@ def test_paper_has_samples_as_pictures_and_light_colours(
     assert pdf.startswith(b"%PDF") and 3 <= pdf.count(b"/Type /Page\n") <= 8
 
 
-def vtr_ray(folder: Path, *arguments: str) -> str:
-    """The command as a user runs it in a folder; what it prints."""
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_"))}
-    done = subprocess.run(
-        [sys.executable, "-m", "vtr_ray.cli", *arguments],
-        cwd=folder, env=kept, capture_output=True, text=True, timeout=600,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
-
-
 @pytest.fixture(scope="module")
 def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
     """MLflow's UI over a store with three searches and the page that compares them."""
     folder = tmp_path_factory.mktemp("mlflow")
     uri = default_uri(folder)
     strategies = ("--strategy", "fastv", "--strategy", "vtw", "--no-random")
-    vtr_ray(folder, "evaluate", *strategies, "--suite", "vtr_text", "--limit", "6", "--out", "one")
-    logged = vtr_ray(folder, "compare", "one", "--out", "page").partition("MLflow run: ")[2].partition(",")[0]
+    run_here(folder, "evaluate", *strategies, "--suite", "vtr_text", "--limit", "6", "--out", "one")
+    logged = (
+        run_here(folder, "compare", "one", "--out", "page").partition("MLflow run: ")[2].partition(",")[0]
+    )
     link = json.loads((folder / "one" / "mlflow.json").read_text())
     content = json.loads((folder / "one" / "evaluation.json").read_text())
     curves = {f"{name} on vtr_text": row["schedule"]["rates"] for name, row in content["strategies"].items()}

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import runpy
 import signal
 import subprocess
 import sys
@@ -21,6 +22,7 @@ from PIL import Image
 
 sys.path.append(str(Path(__file__).parent / "tuning"))
 import tuning_toys as toys
+from commands import run_here
 
 from vtr_ray import embedded
 
@@ -118,46 +120,36 @@ def ledger(run: Path) -> list[tuple[Any, ...]]:
     return [(one["trial"], one["layer"], one["rate"], one["score"], one["schedule"]) for one in lines]
 
 
-FEW = ["--initial", "3", "--iterations", "1", "--no-compare", "--out", "{run}"]
-# Job: its arguments after the samples, and files that it leaves in its run directory.
-JOBS: dict[str, tuple[list[str], list[str]]] = {
-    "gsearch": (["--stride", "9", *FEW], ["schedule.json", "ledger.jsonl"]),
-    "psigmoid": (["--budget", "0.3", *FEW], ["psigmoid.json"]),
-    "pareto": (
-        ["--trials", "3", "--initial", "2", "--reference", "0", "--no-compare", "--out", "{run}"],
-        ["schedule.json", "front.json"],
-    ),
-    "evaluate": (["--strategy", "fastv"], []),
-}
-
-
-@pytest.mark.parametrize("job", JOBS)
 def test_a_job_streams_its_progress_and_leaves_its_results(
-    job: str, head: Head, samples: list[str], tmp_path: Path
+    head: Head, samples: list[str], tmp_path: Path
 ) -> None:
-    arguments, files = JOBS[job]
-    run = tmp_path / "run"
-    submitted = head.submit(job, *samples, *[one.format(run=run) for one in arguments], identity=job)
+    run, here = tmp_path / "run", tmp_path / "here"
+    few = [*samples, "--stride", "9", "--initial", "3", "--iterations", "1", "--no-compare", "--out"]
+    submitted = head.submit("gsearch", *few, run, identity="gsearch")
     lines, while_running = [], 0
     assert submitted.stdout is not None
     for line in submitted.stdout:
         lines.append(line)
         if line.split()[:2] == ["3", "1"]:  # the first trial
-            while_running += head.info(job)["status"] == "RUNNING"
+            while_running += head.info("gsearch")["status"] == "RUNNING"
     assert submitted.wait(60) == 0, "".join(lines[-30:])
-    assert head.info(job)["status"] == "SUCCEEDED" and head.info(job)["driver_exit_code"] == 0
-    if job == "gsearch":
-        assert while_running == 1
-        assert (head.home / "vtr_ray" / "mlflow.db").is_file()
-        here = tmp_path / "here"
-        whole = [*samples, *[one.format(run=here) for one in arguments]]
-        kept = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_"))}
-        local = [sys.executable, "-m", "vtr_ray.cli", job, *whole]
-        subprocess.run(local, cwd=tmp_path, env=kept, capture_output=True, timeout=600, check=True)
-        assert ledger(run) == ledger(here) and ledger(here)
-        assert (run / "schedule.json").read_text() == (here / "schedule.json").read_text()
-    assert "fastv" in "".join(lines) or job != "evaluate"
-    assert [name for name in files if not (run / name).is_file()] == []
+    info = head.info("gsearch")
+    assert while_running == 1 and (info["status"], info["driver_exit_code"]) == ("SUCCEEDED", 0)
+    assert (head.home / "vtr_ray" / "mlflow.db").is_file()
+    run_here(tmp_path, "gsearch", *few, str(here))
+    assert ledger(run) == ledger(here) and ledger(here)
+    assert (run / "schedule.json").read_text() == (here / "schedule.json").read_text()
+
+
+@pytest.mark.parametrize("job", ["gsearch", "psigmoid", "pareto", "evaluate", "study", "reproduce"])
+def test_a_job_is_the_command_of_its_name(
+    job: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr(sys, "argv", [f"{job}.py", "--help"])
+    with pytest.raises(SystemExit) as ended:
+        runpy.run_path(str(ROOT / "jobs" / f"{job}.py"), run_name="__main__")
+    assert ended.value.code == 0
+    assert f" {job} [OPTIONS]" in capsys.readouterr().out
 
 
 def test_a_mistake_is_the_jobs_failure(head: Head) -> None:

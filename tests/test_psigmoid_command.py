@@ -1,12 +1,10 @@
 """`vtr-ray psigmoid` and what belongs to it: goals, mistakes, show --fit; slow: real Ray and MLflow."""
 
 import json
-import os
 import re
-import subprocess
-import sys
 
 import pytest
+from commands import run_here
 
 from vtr_ray import Schedule, strategies
 from vtr_ray.cli import main
@@ -113,16 +111,11 @@ def test_show_fits(capsys, tmp_path):
 
 
 def run(folder, *arguments):
-    kept = {k: v for k, v in os.environ.items() if not k.startswith(("RAY_", "MLFLOW_"))}
-    done = subprocess.run(
-        [sys.executable, "-m", "vtr_ray.cli", "psigmoid", "--initial", "3", "--iterations", "1",
-         "--task", "vtr_text_search:6", "--task", "vtr_documents_search:4", "--test-task", "vtr_text:4",
-         "--out", "run", *arguments],
-        cwd=folder, env=kept | {"OMP_NUM_THREADS": "1"}, capture_output=True, text=True, timeout=600,
+    return run_here(
+        folder, "psigmoid", "--initial", "3", "--iterations", "1", "--cpus-per-actor", "1",
+        "--task", "vtr_text_search:6", "--task", "vtr_documents_search:4", "--test-task", "vtr_text:4",
+        "--out", "run", *arguments,
     )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    assert "Traceback" not in done.stdout + done.stderr
-    return done.stdout
 
 
 @pytest.mark.slow

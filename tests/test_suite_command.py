@@ -11,6 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from commands import run_here
 
 from vtr_ray import Schedule, embedded, strategies
 from vtr_ray.cli import main
@@ -86,7 +87,7 @@ def test_another_schedule_never_asks_the_baseline_again(evaluated: tuple[Path, s
 
     before = known()
     assert before == 4 * 48
-    out = run(folder, "evaluate", "--strategy", "fastv", "--no-random", *SUITE, "--out", "two")
+    out = run_here(folder, "evaluate", "--strategy", "fastv", "--no-random", *SUITE, "--out", "two")
     assert known() == before + 48 and "FastV" in out
     first, second = (
         json.loads((folder / name / "evaluation.json").read_text())["strategies"]["no reduction"]

@@ -272,7 +272,7 @@ def test_stopped_and_resumed_is_the_undisturbed_training(tmp_path):
         return torch.load(tmp_path / name / "trained.pt", weights_only=True)
 
     whole = run("whole", float("inf"))
-    parts = run("parts", 0, 0, 0, float("inf"))
+    parts = run("parts", 0, float("inf"))
     assert whole.keys() == parts.keys()
     for name, weight in whole.items():
         assert weight.equal(parts[name]), name

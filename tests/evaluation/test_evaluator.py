@@ -14,7 +14,7 @@ from vtr_ray.errors import InputError
 from vtr_ray.evaluation import prompts
 from vtr_ray.evaluation.evaluator import Evaluator, EvaluatorSpec
 from vtr_ray.evaluation.outcome import NOT_A_NUMBER, effectiveness
-from vtr_ray.evaluation.samples import Sample, SampleSet, Skipped, read_image
+from vtr_ray.evaluation.samples import Sample, SampleSet, Skipped, read_image, whole_images_only
 from vtr_ray.evaluation.suites import load_tasks
 from vtr_ray.models import load_model
 from vtr_ray.reduction import reduce_vision_tokens
@@ -318,8 +318,8 @@ def test_tasks_are_judged_as_lmms_eval_judges_plain_generation(loaded, truths, t
     write_task(tmp_path, ANLS, "near", rows, images, tokens=NEW_TOKENS)
     samples = load_tasks(["exact", "near"], tmp_path)
     outcomes = by_id(Evaluator(*loaded, samples, batch_size=6).evaluate(SCHEDULES["searched"]))
-    from lmms_eval.tasks import TaskManager
-
+    with whole_images_only():  # lmms-eval lets truncated images through, for the whole process
+        from lmms_eval.tasks import TaskManager
     tasks = TaskManager(include_path=str(tmp_path), include_defaults=False).load_task_or_group(
         ["exact", "near"]
     )

@@ -14,7 +14,7 @@ from vtr_ray.search.front import hypervolume
 from vtr_ray.search.synthetic import draw
 
 LAYERS, TOKENS = 12, 144
-OWN = 18  # trials of the search itself
+OWN = 15  # trials of the search itself
 WORLD = draw("sampled", 3, LAYERS, TOKENS)
 
 

@@ -89,6 +89,7 @@ class Trainer:
         schedule = Schedule.from_rates(recipe.rates) if recipe.rates else none(layers)
         warmup = max(1, min(recipe.warmup, steps // 10))
         parameters = dict(self._trained(stage))
+        self.model.zero_grad(set_to_none=True)  # what the last stage did not train still has gradients
         optimizers = self._optimizers(parameters, getattr(recipe, f"{stage}_lr"))
         start = self._restore(stage, optimizers)
         if start is None:
