@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 import json
-import os
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,25 +17,16 @@ from vtr_ray.cli import main
 
 pytestmark = pytest.mark.slow
 
-VTR_RAY = [sys.executable, "-m", "vtr_ray.cli"]
 SUITE = ["--suite", "vtr_text", "--suite", "vtr_existence", "--limit", "24"]
-
-
-def run(folder: Path, *arguments: str) -> str:
-    kept = {key: value for key, value in os.environ.items() if not key.startswith(("RAY_", "MLFLOW_"))}
-    done = subprocess.run(
-        [*VTR_RAY, *arguments], cwd=folder, env=kept | {"OMP_NUM_THREADS": "1"}, capture_output=True,
-        text=True, timeout=600,
-    )  # fmt: skip
-    assert done.returncode == 0, done.stderr[-3000:]
-    return done.stdout
 
 
 @pytest.fixture(scope="module")
 def evaluated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("evaluated")
     strategies.p_sigmoid(12, 0.3, 0.8).save(folder / "mine.json")
-    out = run(folder, "evaluate", "mine.json", "--strategy", "vtw", *SUITE, "--actors", "2", "--out", "one")
+    out = run_here(
+        folder, "evaluate", "mine.json", "--strategy", "vtw", *SUITE, "--actors", "2", "--out", "one"
+    )
     return folder, out
 
 

@@ -225,7 +225,7 @@ def test_the_mlflow_server_is_away_for_a_while(
 ) -> None:
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "2")
     path, port = tmp_path / "run", toys.free_port()
-    command = ui_command(store, port).split()
+    command = [*ui_command(store, port).split(), "--workers", "1"]  # four by default
 
     def serve() -> subprocess.Popen[bytes]:
         server = subprocess.Popen(

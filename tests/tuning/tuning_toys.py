@@ -182,7 +182,7 @@ def wait_for_port(port: int, timeout: float = 180.0) -> None:
 @contextmanager
 def mlflow_ui(uri: str, port: int) -> Iterator[subprocess.Popen[bytes]]:
     """The UI over a store, started with the very line that users are given; it listens."""
-    command = shlex.split(ui_command(uri, port))
+    command = [*shlex.split(ui_command(uri, port)), "--workers", "1"]  # four by default
     server = subprocess.Popen(
         [str(Path(sys.executable).with_name(command[0])), *command[1:]],
         stdout=subprocess.DEVNULL,
