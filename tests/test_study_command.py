@@ -1,0 +1,150 @@
+"""`vtr-ray study` over evaluations and trainings that its folder has already, as after a killed study."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from itertools import combinations
+from pathlib import Path
+from typing import Any
+
+import pytest
+from commands import run_here
+
+from vtr_ray import strategies
+from vtr_ray.cli import main
+from vtr_ray.tuning.directory import SCHEDULE, SEARCH
+
+CURVE = strategies.p_sigmoid(12, 0.4, 1.0)
+
+
+def searched(folder: Path, command: str) -> str:
+    """The run directory of a search that found a schedule."""
+    folder.mkdir()
+    parameters = {"model": "embedded", "match": "fastv:0.875", "budget": None}
+    content = {"command": command, "parameters": parameters, "seed": 0, "samples": "", "id": "", "state": {}}
+    (folder / SEARCH).write_text(json.dumps(content))
+    CURVE.save(folder / SCHEDULE)
+    return str(folder)
+
+
+def evaluation(folder: Path, averages: Mapping[str, float], clear: Sequence[str] = ()) -> None:
+    """An evaluation with these averages; differences from those in `clear` are significant.
+
+    Of ten documents as many are right as the average says.
+    """
+    rows = {
+        name: {
+            "average": {"value": value, "low": value - 0.01, "high": value + 0.01},
+            "memory_cost": 0.5, "tflops": 1.0 + value, "prefill_ms": 2.0,
+            "benchmarks": {"vtr_text": {"value": value}},
+        }
+        for name, value in averages.items()
+    }  # fmt: skip
+    pairs = [
+        {"first": first, "second": second, "benchmark": "average",
+         "difference": averages[first] - averages[second], "significant": bool({first, second} & set(clear))}
+        for second, first in combinations(averages, 2)
+    ]  # fmt: skip
+    content: dict[str, Any] = {
+        "strategies": rows,
+        "pairs": pairs,
+        "benchmarks": {"vtr_text": {"title": "text"}},
+    }
+    (folder / "documents").mkdir(parents=True)
+    (folder / "evaluation.json").write_text(json.dumps(content))
+    for name, value in averages.items():
+        with (folder / "documents" / f"{name.lower()}.csv").open("w", newline="") as file:
+            writer = csv.writer(file)
+            writer.writerow(["benchmark", "document", "score"])
+            writer.writerows(["vtr_text", number, float(number < 10 * value)] for number in range(10))
+
+
+def found(home: Path, *arguments: str) -> dict[str, Any]:
+    out = run_here(home, "study", *arguments, "--out", "study")
+    content: dict[str, Any] = json.loads((home / "study" / "study.json").read_text())
+    assert all(sentence in out for sentence in content["sentences"])
+    assert list((home / "study").glob("*.png"))
+    return content
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("VTR_RAY_HOME", str(tmp_path))
+    return tmp_path
+
+
+def test_every_method_stands_on_every_benchmark(home: Path) -> None:
+    averages = {"no reduction": 0.9, "VTW": 0.5, "PDrop": 0.7, "FastV 50 %": 0.8, "G-Search": 0.85}
+    evaluation(home / "study" / "evaluation", averages, clear=["VTW"])
+    content = found(home, "benchmarks", searched(home / "g", "gsearch"))
+    assert content["holds"] is True
+    rows = {row[0]: row[1:] for row in content["tables"]["methods"]["rows"]}
+    assert {name: row[0] for name, row in rows.items()} == averages
+    assert content["tables"]["benchmarks"] == {
+        "columns": ["method", "text"], "rows": [[name, value] for name, value in averages.items()],
+    }  # fmt: skip
+
+
+def test_what_was_searched_on_images_is_judged_on_videos(home: Path) -> None:
+    averages = {
+        "no reduction": 0.9,
+        "FastV 50 %": 0.8,
+        "G-Search": 0.85,
+        "FastV 87.5 %": 0.5,
+        "P-Sigmoid": 0.7,
+    }
+    evaluation(home / "study" / "evaluation", averages, clear=["FastV 87.5 %"])
+    runs = [searched(home / "g", "gsearch"), searched(home / "p", "psigmoid")]
+    content = found(home, "video", *runs)
+    assert content["holds"] is True
+    assert "P-Sigmoid 70.0 at 1.7: +20.0 points (significant)." in content["sentences"][1]
+
+
+def test_trainings_are_compared_under_the_rates_that_they_had(home: Path) -> None:
+    study = home / "study"
+    ways = ["trained plainly", "trained with G-Search", "trained with P-Sigmoid"]
+    ways += [way.replace("trained", "fine-tuned") for way in ways]
+    for way in ways:
+        model = study / "trainings" / way.lower().replace(" ", "-") / "model"
+        model.mkdir(parents=True)
+        (model / "config.json").write_text("{}")
+    both = {"no reduction": 0.9, "G-Search": 0.8, "P-Sigmoid": 0.6}
+    evaluation(study / "evaluation-pretrained", both)
+    evaluation(study / "evaluation-trained-plainly", {name: value - 0.4 for name, value in both.items()})
+    evaluation(study / "evaluation-trained-with-g-search", {"G-Search": 0.4})
+    evaluation(study / "evaluation-trained-with-p-sigmoid", {"P-Sigmoid": 0.1})
+    evaluation(study / "evaluation-fine-tuned-plainly", both)
+    evaluation(study / "evaluation-fine-tuned-with-g-search", {"G-Search": 0.8})
+    evaluation(study / "evaluation-fine-tuned-with-p-sigmoid", {"P-Sigmoid": 1.0})
+    runs = [searched(home / "g", "gsearch"), searched(home / "p", "psigmoid")]
+    content = found(home, "training", *runs)
+    rows = {tuple(row[:3]): row[3:] for row in content["tables"]["accuracies"]["rows"]}
+    assert rows["P-Sigmoid", "pretrained", ""][0] == 0.6
+    assert rows["no reduction", "trained", "without"][0] == pytest.approx(0.5)
+    assert rows["G-Search", "trained", "with reduction"] == [0.4, pytest.approx(0.0), False]
+    assert rows["P-Sigmoid", "fine-tuned", "with reduction"] == [1.0, pytest.approx(0.4), True]
+    assert content["holds"] is True
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (
+            ["training", "--model", "embedded:internvl"],
+            "leave --model embedded:internvl out, or name a variant",
+        ),
+        (["speed"], "no study 'speed'; use one of: correlation, attention"),
+        (["curves"], "this study compares G-Search runs; name their run directories"),
+        (["benchmarks", "nowhere"], "nowhere is no run of a search; name run directories"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    home: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(["study", *arguments, "--out", str(home / "study")])
+    error = capsys.readouterr().err.strip()
+    assert ended.value.code == 2 and said in error and "\n" not in error
+    assert not (home / "study").exists()
