@@ -19,12 +19,12 @@ FOLDER = model_folder(INTERNVL)
 KINDS = (*TASKS, *VIDEO_TASKS)
 BARS = {
     "easy_vqa": 0.9,
-    "scenes": 0.8,
+    "scenes": 0.9,
     "existence": 0.9,
-    "text": 0.7,
-    "documents": 0.7,
-    "charts": 0.8,
-    "clips": 0.7,
+    "text": 0.75,
+    "documents": 0.85,
+    "charts": 0.9,
+    "clips": 0.6,
 }
 
 
