@@ -55,6 +55,11 @@ def clocked(methods: Sequence[Timed], kernels: Sequence[Timed], where: Where) ->
     rivals = [none, *(one for kernel, one in plain.items() if kernel == FLASH)]
     verdicts = [_faster(one.prefill, rival.prefill) for one in searched for rival in rivals]
     verdicts += [_faster(one.decode, none.decode) for one in searched]
+    if False in verdicts:
+        sentences.append(
+            "FLOPs fall, and times do not everywhere: without reduction a prefill is "
+            f"{1e3 * none.tflops:.3g} GFLOPs here, and each cut has a price of its own (ranking, gathering, masks)."
+        )
     sentences += where.left_out
     return Finding(
         study="efficiency",
