@@ -58,7 +58,8 @@ def clocked(methods: Sequence[Timed], kernels: Sequence[Timed], where: Where) ->
     if False in verdicts:
         sentences.append(
             "FLOPs fall, and times do not everywhere: without reduction a prefill is "
-            f"{1e3 * none.tflops:.3g} GFLOPs here, and each cut has a price of its own (ranking, gathering, masks)."
+            f"{1e3 * none.tflops:.3g} GFLOPs here, and each cut has a price of its own: ranking, gathering, "
+            "masks."
         )
     sentences += where.left_out
     return Finding(
