@@ -15,11 +15,13 @@ from vtr_ray.embedded import TASKS, TASKS_FOLDER, VIDEO_TASKS, search_tasks, tes
 from vtr_ray.embedded.draw import clip
 from vtr_ray.embedded.draw.clips import FRAMES
 from vtr_ray.embedded.splits import SPLITS, draw_split, size_of
-from vtr_ray.embedded.tasks import utils
 from vtr_ray.embedded.tokenizer import build_tokenizer
-from vtr_ray.evaluation.samples import Video
+from vtr_ray.evaluation.samples import Video, whole_images_only
 from vtr_ray.evaluation.suites import load_tasks
 from vtr_ray.evaluation.video import read_video
+
+with whole_images_only():  # lmms-eval lets truncated images through, for the whole process
+    from vtr_ray.embedded.tasks import utils
 
 test_tasks.__test__ = False
 
