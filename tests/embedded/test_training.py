@@ -162,7 +162,7 @@ def test_stopped_and_resumed_is_the_undisturbed_training(tmp_path):
     never = float("inf")
     whole = run("whole", never)
     # Time that is up already stops after one step, whichever stage it is in.
-    parts = run("parts", 0, 0, 0, 0, 0, never)
+    parts = run("parts", 0, 0, 0, never)
     assert whole.keys() == parts.keys()
     for name, weight in whole.items():
         assert weight.equal(parts[name]), name

@@ -281,11 +281,8 @@ def logged_parent(path: Path, store: str) -> str | None:
     return str(MlflowClient(tracking_uri=store).get_run(link["run_id"]).info.status)
 
 
-@pytest.mark.parametrize("signum", [signal.SIGKILL, signal.SIGTERM])
-def test_an_ended_driver_resumes_to_the_undisturbed_result(
-    pool: EvaluatorPool, tmp_path: Path, signum: signal.Signals
-) -> None:
-    """Ended in mid-search in a process and a Ray of its own; resumed here."""
+def test_a_killed_driver_resumes_to_the_undisturbed_result(pool: EvaluatorPool, tmp_path: Path) -> None:
+    """Killed in mid-search in a process and a Ray of its own; resumed here."""
     path, store = tmp_path / "run", default_uri(tmp_path)
     driver = drive(path, 0.2, 1, store)
     try:
@@ -293,19 +290,15 @@ def test_an_ended_driver_resumes_to_the_undisturbed_result(
         while not logged_parent(path, store):  # so that MLflow is cut in the middle, too
             assert driver.poll() is None
             time.sleep(0.1)
-        driver.send_signal(signum)
-        out, err = driver.communicate(timeout=120)
+        driver.kill()
+        _, err = driver.communicate(timeout=120)
     finally:
         driver.kill()
-    assert err == ""
-    if signum == signal.SIGKILL:
-        assert driver.returncode == -9
-    else:
-        assert (driver.returncode, out.splitlines()[-1]) == (128 + signum, f"stopped by {signum.name}")
+    assert (driver.returncode, err) == (-9, "")
 
     before = read_ledger(path)
     assert 6 <= len(before) < len(toys.undisturbed(toys.new_search()))
-    assert logged_parent(path, store) == ("RUNNING" if signum == signal.SIGKILL else "KILLED")
+    assert logged_parent(path, store) == "RUNNING"
     seen: list[Progress] = []
     with Tracker(path, store, experiment=tmp_path.name, warn=pytest.fail) as tracker:
         found = run_search(
