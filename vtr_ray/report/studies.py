@@ -108,6 +108,7 @@ def _lines(
             x, y = zip(*points, strict=True)
             axes.plot(x, y, color=look.colour, marker=look.marker, linestyle=look.dash, label=one)
         axes.set(xlabel="TFLOPs of a prefill", ylabel=label)
+        axes.locator_params(axis="x", nbins=5)  # toys have long numbers
         figure.legend(loc="outside lower center", ncols=2)
     return _drawing(finding, name, table, title, figure)
 
