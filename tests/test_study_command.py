@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import csv
+import importlib.util
 import json
 from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -14,6 +16,7 @@ from commands import run_here
 
 from vtr_ray import strategies
 from vtr_ray.cli import main
+from vtr_ray.commands.study_efficiency import _on
 from vtr_ray.tuning.directory import SCHEDULE, SEARCH
 
 CURVE = strategies.p_sigmoid(12, 0.4, 1.0)
@@ -128,6 +131,56 @@ def test_trainings_are_compared_under_the_rates_that_they_had(home: Path) -> Non
     assert content["holds"] is True
 
 
+def test_methods_and_kernels_are_timed_and_what_is_missing_is_named(home: Path) -> None:
+    CURVE.save(home / "mine.json")
+    run = searched(home / "g", "gsearch")
+    content = found(home, "efficiency", run, "mine.json", "--repeats", "1", "--batch", "2")
+    columns = content["tables"]["methods"]["columns"]
+    methods, kernels = (
+        [dict(zip(columns, row, strict=True)) for row in content["tables"][name]["rows"]]
+        for name in ("methods", "kernels")
+    )
+    fixed = ["no reduction", "VTW", "PDrop", "FastV 50 %", "FastV 87.5 %"]
+    assert [row["method"] for row in methods] == [*fixed, "G-Search", "mine"]
+    assert {row["kernel"] for row in kernels} >= {"eager", "SDPA", "flash"}
+    for kernel in {row["kernel"] for row in kernels}:
+        named = [row["method"] for row in kernels if row["kernel"] == kernel]
+        assert named == ["no reduction", "G-Search", "mine"]
+    assert all(row["prefill s"] > 0 and row["decode s"] > 0 for row in (*methods, *kernels))
+    assert methods[-1]["memory cost"] == pytest.approx(CURVE.memory_cost)
+    assert methods[-1]["TFLOPs"] < methods[0]["TFLOPs"]
+    sentences = content["sentences"]
+    assert ", batch 2, 144 vision and 75 text tokens in, 5 out, " in sentences[0]
+    assert (
+        "P-Sigmoid is not timed: name a run of `vtr-ray psigmoid --match fastv:0.875` on embedded."
+        in sentences
+    )
+    assert not any(sentence.startswith("G-Search is not timed") for sentence in sentences)
+
+
+@pytest.mark.parametrize(
+    ("kernel", "changes", "error", "said"),
+    [
+        ("FlashAttention2", True, ImportError, "flash_attn is not installed"),
+        ("eager", False, ValueError, "attention cannot be changed"),
+    ],
+)
+def test_a_kernel_that_a_model_does_not_take_leaves_it_as_it_was(
+    monkeypatch: pytest.MonkeyPatch, kernel: str, changes: bool, error: type[Exception], said: str
+) -> None:
+    config = SimpleNamespace(_attn_implementation="sdpa")
+
+    def change(name: str) -> None:
+        if changes:
+            config._attn_implementation = name
+
+    model = SimpleNamespace(config=config, set_attn_implementation=change)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(error, match=said), _on(model, kernel):
+        pass
+    assert config._attn_implementation == "sdpa"
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -138,11 +191,21 @@ def test_trainings_are_compared_under_the_rates_that_they_had(home: Path) -> Non
         (["speed"], "no study 'speed'; use one of: correlation, attention"),
         (["curves"], "this study compares G-Search runs; name their run directories"),
         (["benchmarks", "nowhere"], "nowhere is no run of a search; name run directories"),
+        (["efficiency", "nowhere"], "nowhere is no run of a search; name run directories"),
+        (["efficiency", "short.json"], "short.json has 8 layers, the model 12; search one for it"),
+        (["efficiency", "VTW.json"], "VTW.json is the second schedule called VTW; rename it"),
     ],
 )
 def test_a_mistake_is_one_line(
-    home: Path, capsys: pytest.CaptureFixture[str], arguments: list[str], said: str
+    home: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    arguments: list[str],
+    said: str,
 ) -> None:
+    monkeypatch.chdir(home)
+    strategies.none(8).save(home / "short.json")
+    CURVE.save(home / "VTW.json")
     with pytest.raises(SystemExit) as ended:
         main(["study", *arguments, "--out", str(home / "study")])
     error = capsys.readouterr().err.strip()

@@ -358,7 +358,10 @@ def study(
     ],
     runs: Annotated[
         list[Path] | None,
-        Argument(help="run directories of searches, to compare or to use instead of searching anew"),
+        Argument(
+            help="run directories of searches, to compare or to use instead of searching anew; "
+            "of efficiency schedule files too"
+        ),
     ] = None,
     count: Annotated[int, Option(min=1, help="samples whose scores are read")] = 60,
     suite: Annotated[
@@ -378,7 +381,10 @@ def study(
     score: options.Score = None,
     dtype: options.Dtype = "auto",
     attn: options.Attn = "sdpa",
-    batch: options.Batch = 16,
+    batch: Annotated[
+        int | None,
+        Option(min=1, help="samples of one forward pass; default: 16, of a timed one 1 as in the paper"),
+    ] = None,
     max_pixels: options.MaxPixels = None,
     cache: options.Cache = "4GiB",
     frames: options.Frames = 8,
@@ -395,7 +401,7 @@ def study(
 
     command(
         name,
-        ModelOptions(model, dtype, attn, batch, max_pixels, cache, frames),
+        ModelOptions(model, dtype, attn, batch or ModelOptions.batch, max_pixels, cache, frames),
         DataOptions(samples, images, tasks=tuple(task or ()), include=include_path, score=score),
         StudyOptions(
             tuple(runs or ()),
@@ -407,6 +413,7 @@ def study(
             steps=steps,
             tuning_steps=tuning_steps,
             repeats=repeats,
+            timed_batch=batch or 1,
         ),
         PoolOptions(actors, cpus, gpus),
         out,

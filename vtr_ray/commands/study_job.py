@@ -18,10 +18,11 @@ from vtr_ray.tuning.directory import SEARCH, Settings, read_settings
 class StudyOptions:
     """What a study needs besides a model.
 
-    runs: of searches, for studies that compare them or need what one found. count: samples whose scores are
-    read. suite, limit: of benchmarks, where accuracies are compared; no suite is `Job.suite`'s.
-    iterations: of each P-Sigmoid search, after 10 initial points. drops: of FastV, whose FLOPs P-Sigmoid is
-    given. steps, tuning_steps: of trainings from the start and from the shipped weights. repeats: of timings.
+    runs: of searches, for studies that compare them or need what one found; for times schedule files too.
+    count: samples whose scores are read. suite, limit: of benchmarks, where accuracies are compared; no suite
+    is `Job.suite`'s. iterations: of each P-Sigmoid search, after 10 initial points. drops: of FastV, whose
+    FLOPs P-Sigmoid is given. steps, tuning_steps: of trainings from the start and from the shipped weights.
+    repeats: of timings. timed_batch: samples of a timed prefill; the paper's is one.
     """
 
     runs: tuple[Path, ...] = ()
@@ -34,6 +35,7 @@ class StudyOptions:
     steps: int = 400
     tuning_steps: int = 100
     repeats: int = 15
+    timed_batch: int = 1
 
 
 @dataclass(frozen=True)
