@@ -59,7 +59,7 @@ def efficiency(job: Job) -> Finding:
         for row, one in measured.items()
     }
     facts = environment(model, job.model.attn)
-    threads = f", {facts['threads']} threads" if facts["threads"] else ""
+    threads = f", {facts['threads']} thread{'s' * (facts['threads'] > 1)}" if facts["threads"] else ""
     versions = ", ".join(f"{name} {facts['versions'][name]}" for name in ("torch", "transformers"))
     where = Where(
         job.model.model,

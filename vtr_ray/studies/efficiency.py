@@ -97,7 +97,7 @@ def _why(verdicts: Mapping[str, bool | None], none: Timed) -> Iterator[str]:
             yield f"{words}: {', '.join(found)}."
     if not all(verdicts.values()):
         yield (
-            "FLOPs fall, and times do not everywhere: without reduction a prefill is "
+            "FLOPs fall, and times do not, or not clearly, everywhere: without reduction a prefill is "
             f"{1e3 * none.tflops:.3g} GFLOPs here, and each cut has a price of its own "
             "(ranking, gathering, masks)."
         )
