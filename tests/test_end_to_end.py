@@ -19,8 +19,9 @@ from vtr_ray.cli import main
 
 pytestmark = pytest.mark.slow
 
+SHORT = ["--stride", "9", "--initial", "3", "--iterations", "1", "--cpus-per-actor", "1"]
 SMALL = [
-    *("--stride", "9", "--initial", "3", "--iterations", "1", "--cpus-per-actor", "1"),
+    *SHORT,
     *("--task", "vtr_scenes_search:64", "--task", "vtr_text_search:32", "--test-task", "vtr_scenes:80"),
 ]
 VTR_RAY = [sys.executable, "-m", "vtr_ray.cli"]
@@ -122,7 +123,7 @@ def test_a_terminated_search_says_how_to_go_on(tmp_path):
     from mlflow import MlflowClient
 
     (tmp_path / "few.json").write_text(json.dumps(faulty.llava_entries(tmp_path, 6)))
-    command = [*VTR_RAY, "gsearch", "--samples", "few.json", *SMALL[:6], "--cpus-per-actor", "1"]
+    command = [*VTR_RAY, "gsearch", "--samples", "few.json", *SHORT]
     process = subprocess.Popen(
         command, cwd=tmp_path, env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True
     )

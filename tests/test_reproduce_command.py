@@ -7,13 +7,13 @@ import json
 from pathlib import Path
 
 import pytest
+from commands import finished_search
 
-from vtr_ray import Schedule, strategies
+from vtr_ray import strategies
 from vtr_ray.cli import main
 from vtr_ray.commands.reproduce import lines_of, paper_rows
 from vtr_ray.studies import paper
 from vtr_ray.studies.beside import measured
-from vtr_ray.tuning.directory import SCHEDULE, SEARCH
 
 FASTV = strategies.fastv(12, 0.875)
 
@@ -24,16 +24,6 @@ def status(*arguments: str) -> int:
     except SystemExit as ended:
         return int(ended.code or 0)
     return 0
-
-
-def finished(folder: Path, schedule: Schedule, command: str, model: str = "embedded") -> str:
-    """The run directory of a search that found a schedule."""
-    folder.mkdir(parents=True)
-    parameters = {"model": model, "match": "fastv:0.875", "budget": None}
-    content = {"command": command, "parameters": parameters, "seed": 0, "samples": "", "id": "", "state": {}}
-    (folder / SEARCH).write_text(json.dumps(content))
-    schedule.save(folder / SCHEDULE)
-    return str(folder)
 
 
 @pytest.fixture
@@ -66,20 +56,10 @@ def test_what_cannot_be_reproduced_is_said_in_one_line(
 @pytest.mark.slow
 def test_a_table_stands_beside_the_papers(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ours = strategies.p_sigmoid(12, 0.11, 0.5)
-    run = finished(home / "p", ours, "psigmoid")
+    run = finished_search(home / "p", ours, "psigmoid")
     arguments = [
-        "--table",
-        "9",
-        "--suite",
-        "vtr_text",
-        "--limit",
-        "6",
-        "--repeats",
-        "2",
-        "--out",
-        "nine",
-        run,
-    ]
+        "--table", "9", "--suite", "vtr_text", "--limit", "6", "--repeats", "2", "--out", "nine", run,
+    ]  # fmt: skip
     assert status(*arguments) == 0
     out = capsys.readouterr().out
     assert "Table 9: LLaVA-1.5-7B in the paper, embedded here" in out

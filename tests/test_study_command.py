@@ -12,24 +12,17 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from commands import run_here
+from commands import finished_search, run_here
 
 from vtr_ray import strategies
 from vtr_ray.cli import main
 from vtr_ray.commands.study_efficiency import _on
-from vtr_ray.tuning.directory import SCHEDULE, SEARCH
 
 CURVE = strategies.p_sigmoid(12, 0.4, 1.0)
 
 
 def searched(folder: Path, command: str) -> str:
-    """The run directory of a search that found a schedule."""
-    folder.mkdir()
-    parameters = {"model": "embedded", "match": "fastv:0.875", "budget": None}
-    content = {"command": command, "parameters": parameters, "seed": 0, "samples": "", "id": "", "state": {}}
-    (folder / SEARCH).write_text(json.dumps(content))
-    CURVE.save(folder / SCHEDULE)
-    return str(folder)
+    return finished_search(folder, CURVE, command)
 
 
 def evaluation(folder: Path, averages: Mapping[str, float], clear: Sequence[str] = ()) -> None:

@@ -30,7 +30,7 @@ BARS = {
 
 @pytest.fixture(scope="module")
 def evaluator():
-    samples = SampleSet(load_tasks(test_tasks(KINDS), TASKS_FOLDER).samples[::2])  # enough to know it by
+    samples = load_tasks(test_tasks(KINDS), TASKS_FOLDER)
     return EvaluatorSpec(str(FOLDER), samples, batch_size=16, threads=1).build()
 
 
@@ -41,13 +41,13 @@ def test_it_is_as_accurate_as_its_card_says_and_needs_its_eyes(evaluator):
     found = by_source(whole, evaluator.sources())
     for task in KINDS:
         recorded = measured["accuracy"]["no reduction"][task]
-        assert found[f"vtr_{task}"] == pytest.approx(recorded, abs=0.06)
+        assert found[f"vtr_{task}"] == pytest.approx(recorded, abs=0.011)  # two samples
         assert found[f"vtr_{task}"] >= BARS[task], task
         assert recorded > 0.15 + max(measured["accuracy"][way][task] for way in ("blank image", "text prior"))
         assert f"{recorded:.3f}" in card
     assert measured["last_frame"] < measured["accuracy"]["no reduction"]["clips"] - 0.15
 
-    some = SampleSet(tuple(evaluator.samples)[::2])
+    some = SampleSet(tuple(evaluator.samples)[::5])
     blind = Schedule.from_rates([1.0, 1.0] + [0.0] * 14)
     outcomes = Evaluator(evaluator.model, evaluator.processor, some, 16).evaluate(blind)
     ids = {one.sample_id for one in outcomes}

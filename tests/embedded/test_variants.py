@@ -38,7 +38,6 @@ def test_what_ships_is_a_llava_with_its_projector(variant):
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_a_variant_is_as_accurate_as_its_card_says(variant):
     samples = load_tasks(test_tasks(), TASKS_FOLDER)
-    samples = SampleSet(samples.samples[::2])  # enough to know it by
     evaluator = EvaluatorSpec(str(model_folder(variant)), samples, batch_size=16, threads=1).build()
     assert evaluator.vision_tokens == 36
     outcomes = evaluator.evaluate(strategies.none(12))
@@ -46,14 +45,14 @@ def test_a_variant_is_as_accurate_as_its_card_says(variant):
     measured = json.loads((model_folder(variant) / "measured.json").read_text())["accuracy"]
     for task in TASKS:
         accuracy = effectiveness([one for one in outcomes if source[one.sample_id] == f"vtr_{task}"])
-        assert accuracy == pytest.approx(measured["no reduction"][task], abs=0.045), task
+        assert accuracy == pytest.approx(measured["no reduction"][task], abs=0.011), task  # two samples
         assert accuracy > max(measured["blank image"][task], measured["text prior"][task]), task
 
 
 @pytest.mark.slow
 @pytest.mark.parametrize("variant", VARIANTS)
 def test_gsearch_takes_tokens_away_on_top_of_a_variant(variant):
-    samples = SampleSet(load_tasks(search_tasks(), TASKS_FOLDER).samples[::8])
+    samples = SampleSet(load_tasks(search_tasks(), TASKS_FOLDER).samples[::5])
     evaluator = EvaluatorSpec(str(model_folder(variant)), samples, batch_size=16, threads=1).build()
     search = GSearch(
         num_layers=12, vision_tokens=evaluator.vision_tokens, stride=9, initial=4, iterations=1, seed=0

@@ -17,12 +17,13 @@ from vtr_ray.commands.inputs import DataOptions, ModelOptions, PoolOptions
 from vtr_ray.commands.searching import home
 from vtr_ray.commands.study import STUDY, study
 from vtr_ray.commands.study_job import Job, StudyOptions
-from vtr_ray.commands.study_searches import DROP, g_search, p_sigmoid
+from vtr_ray.commands.study_searches import g_search, p_sigmoid
 from vtr_ray.errors import InputError
 from vtr_ray.evaluation.benchmarks.catalogue import PAPER, VIDEO
 from vtr_ray.files import replacing
 from vtr_ray.studies import paper
 from vtr_ray.studies.beside import Ours, measured
+from vtr_ray.studies.methods import DROP
 from vtr_ray.tuning.directory import write_json
 
 RESULT = "reproduction.json"

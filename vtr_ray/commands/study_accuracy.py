@@ -20,6 +20,7 @@ from vtr_ray.report.comparison import NO_REDUCTION
 from vtr_ray.schedule import Schedule
 from vtr_ray.studies import exchange, tradeoff
 from vtr_ray.studies.finding import Finding
+from vtr_ray.studies.methods import NONE
 
 
 def trade_off(job: Job) -> Finding:
@@ -131,7 +132,7 @@ def on_top(job: Job) -> Finding:
     for model, (run, schedule) in _own_runs(job).items():
         content = _of_model(job, {"G-Search": Given(schedule, str(run.absolute()))}, model)
         tokens[model] = content["vision_tokens"]
-        runs.append(_run(content, model, NO_REDUCTION, exchange.NONE, None))
+        runs.append(_run(content, model, NO_REDUCTION, NONE, None))
         runs.append(_run(content, model, "G-Search", exchange.OWN, NO_REDUCTION))
     return exchange.on_top(runs, tokens)
 

@@ -13,7 +13,7 @@ from vtr_ray import strategies
 from vtr_ray.commands.bench import environment
 from vtr_ray.commands.named import given_schedule, schedule_of
 from vtr_ray.commands.study_job import Job
-from vtr_ray.commands.study_searches import DROP, fastv_name, fixed, g_search, named
+from vtr_ray.commands.study_searches import fixed, g_search, matching, named
 from vtr_ray.efficiency import count_flops
 from vtr_ray.efficiency.bench import Measured, Protocol, flash_only, measure
 from vtr_ray.efficiency.vision import default_sample
@@ -22,7 +22,7 @@ from vtr_ray.models import load_model
 from vtr_ray.schedule import Schedule
 from vtr_ray.studies.efficiency import FLASH, FLASH_ATTENTION, Timed, Where, clocked
 from vtr_ray.studies.finding import Finding
-from vtr_ray.studies.methods import G_SEARCH, NONE, P_SIGMOID
+from vtr_ray.studies.methods import DROP, G_SEARCH, NONE, P_SIGMOID, fastv_name
 
 _KERNELS = {"eager": "eager", "SDPA": "sdpa", FLASH: "sdpa", FLASH_ATTENTION: "flash_attention_2"}
 _TEXT_TOKENS = 75  # the paper's protocol: so many in and five out
@@ -54,10 +54,7 @@ def efficiency(job: Job) -> Finding:
                 rows[row], schedules[row] = (name, kernel), schedule
                 around[row] = partial(_on, model, kernel)
         measured = measure(model, schedules, protocol, around)
-    timed = {
-        row: _timed(*rows[row], one, partial(_tflops, model.config, protocol))
-        for row, one in measured.items()
-    }
+    timed = {row: _timed(*rows[row], one, model.config, protocol) for row, one in measured.items()}
     facts = environment(model, job.model.attn)
     threads = f", {facts['threads']} thread{'s' * (facts['threads'] > 1)}" if facts["threads"] else ""
     versions = ", ".join(f"{name} {facts['versions'][name]}" for name in ("torch", "transformers"))
@@ -83,7 +80,7 @@ def _searched(job: Job, layers: int) -> tuple[dict[str, Schedule], list[str]]:
     found: dict[str, Schedule] = {}
     for command, name in (("gsearch", G_SEARCH), ("psigmoid", P_SIGMOID)):
         for run, settings in named(job, command, job.model.model):
-            if command == "gsearch" or settings.parameters["match"] == f"fastv:{DROP:g}":
+            if command == "gsearch" or settings.parameters["match"] == matching(DROP):
                 found.setdefault(name, given_schedule(run).schedule)
     for path in files:
         if path.stem in (*found, NONE, *fixed(layers), fastv_name(DROP)):
@@ -91,7 +88,7 @@ def _searched(job: Job, layers: int) -> tuple[dict[str, Schedule], list[str]]:
         found[path.stem] = schedule_of(str(path), layers)
     if not found:
         found[G_SEARCH] = given_schedule(g_search(job)).schedule
-    ways = {G_SEARCH: "vtr-ray gsearch", P_SIGMOID: f"vtr-ray psigmoid --match fastv:{DROP:g}"}
+    ways = {G_SEARCH: "vtr-ray gsearch", P_SIGMOID: f"vtr-ray psigmoid --match {matching(DROP)}"}
     missing = [
         f"{name} is not timed: name a run of `{way}` on {job.model.model}."
         for name, way in ways.items()
@@ -136,13 +133,8 @@ def _on(model: Any, kernel: str) -> Iterator[None]:
         model.set_attn_implementation(before)
 
 
-def _timed(method: str, kernel: str, one: Measured, tflops: Callable[[Schedule], float]) -> Timed:
+def _timed(method: str, kernel: str, one: Measured, config: Any, protocol: Protocol) -> Timed:
+    tokens, text = protocol.vision_tokens, protocol.text_tokens
+    flops = count_flops(config, one.schedule, tokens, text, "paper", images=protocol.images)
     decode = one.decode.seconds if one.decode is not None else ()
-    return Timed(method, kernel, one.schedule.memory_cost, tflops(one.schedule), one.prefill.seconds, decode)
-
-
-def _tflops(config: Any, protocol: Protocol, schedule: Schedule) -> float:
-    flops = count_flops(
-        config, schedule, protocol.vision_tokens, protocol.text_tokens, "paper", images=protocol.images
-    )
-    return flops.total / 1e12
+    return Timed(method, kernel, one.schedule.memory_cost, flops.total / 1e12, one.prefill.seconds, decode)

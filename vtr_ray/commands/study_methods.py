@@ -9,8 +9,6 @@ from vtr_ray.commands.named import given_schedule
 from vtr_ray.commands.study_accuracy import difference_of, evaluated
 from vtr_ray.commands.study_job import Job
 from vtr_ray.commands.study_searches import (
-    DROP,
-    fastv_name,
     first_scenario,
     named,
     second_scenario,
@@ -18,7 +16,7 @@ from vtr_ray.commands.study_searches import (
 from vtr_ray.report.comparison import NO_REDUCTION
 from vtr_ray.studies import methods
 from vtr_ray.studies.finding import Finding
-from vtr_ray.studies.methods import G_SEARCH, P_SIGMOID, RANDOM, Method
+from vtr_ray.studies.methods import DROP, G_SEARCH, P_SIGMOID, RANDOM, Method, fastv_name
 
 
 def every_benchmark(job: Job) -> Finding:
@@ -33,8 +31,7 @@ def every_benchmark(job: Job) -> Finding:
 def on_videos(job: Job) -> Finding:
     """FastV's and the schedules that were searched on images, on benchmarks of videos."""
     first = first_scenario(job)
-    first_half = fastv_name(0.5)
-    given = {name: first[name] for name in (first_half, G_SEARCH, RANDOM)} | second_scenario(job)
+    given = {name: first[name] for name in (fastv_name(0.5), G_SEARCH, RANDOM)} | second_scenario(job)
     content = evaluated(job, given, "evaluation", job.model, moving=True)
     lead = difference_of(content, P_SIGMOID, fastv_name(DROP))
     return methods.on_videos(_methods(content), fastv_name(DROP), lead)

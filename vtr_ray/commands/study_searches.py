@@ -13,10 +13,9 @@ from vtr_ray.commands.searching import RunOptions
 from vtr_ray.commands.study_job import Job
 from vtr_ray.errors import InputError
 from vtr_ray.evaluation.benchmarks.record import file_name
-from vtr_ray.studies.methods import G_SEARCH, P_SIGMOID, RANDOM
+from vtr_ray.studies.methods import DROP, G_SEARCH, P_SIGMOID, RANDOM, fastv_name
 from vtr_ray.tuning.directory import SCHEDULE, SEARCH, Settings, read_settings
 
-DROP = 0.875  # of FastV in the second scenario: Tables 3, 5, 9, 11
 _PAPER_STAGES = {24: (8, 16, 24)}  # of PDrop: those of 32 layers, so that the last one never fires
 
 
@@ -61,7 +60,7 @@ def g_search(job: Job, model: str | None = None) -> Path:
 
 def p_sigmoid(job: Job, drops: Sequence[float]) -> dict[float, Path]:
     """The P-Sigmoid runs at FastV's FLOPs for drops; searched in the study's folder where none was named."""
-    wanted = {f"fastv:{drop:g}": drop for drop in drops}
+    wanted = {matching(drop): drop for drop in drops}
     found: dict[float, Path] = {}
     for run, settings in named(job, "psigmoid", job.model.model):
         drop = wanted.get(str(settings.parameters["match"]))
@@ -72,7 +71,7 @@ def p_sigmoid(job: Job, drops: Sequence[float]) -> dict[float, Path]:
     made = {drop: out / f"match-fastv-{drop:g}" for drop in left}
     if not all((run / SCHEDULE).is_file() for run in made.values()):
         options = psigmoid.PSigmoidOptions(
-            matches=tuple(f"fastv:{drop:g}" for drop in left),
+            matches=tuple(matching(drop) for drop in left),
             iterations=job.options.iterations,
             seed=job.options.seed,
         )
@@ -87,9 +86,9 @@ def _announce(job: Job, search: str, model: str) -> None:
     job.say(f"{none} as {search} of {model}; searching.")
 
 
-def fastv_name(drop: float) -> str:
-    """As the paper's tables name it."""
-    return f"FastV {100 * drop:g} %"
+def matching(drop: float) -> str:
+    """What a P-Sigmoid search at FastV's FLOPs is told to match."""
+    return f"fastv:{drop:g}"
 
 
 def fixed(layers: int) -> dict[str, Given]:
@@ -111,10 +110,10 @@ def first_scenario(job: Job) -> dict[str, Given]:
     }
 
 
-def second_scenario(job: Job, drop: float = DROP) -> dict[str, Given]:
-    """Tables 3 and 9: FastV at a drop and P-Sigmoid at its FLOPs."""
-    run = p_sigmoid(job, [drop])[drop]
+def second_scenario(job: Job) -> dict[str, Given]:
+    """Tables 3 and 9: FastV at `DROP` and P-Sigmoid at its FLOPs."""
+    run = p_sigmoid(job, [DROP])[DROP]
     return {
-        fastv_name(drop): Given(strategies.fastv(job.model.num_layers(), drop)),
+        fastv_name(DROP): Given(strategies.fastv(job.model.num_layers(), DROP)),
         P_SIGMOID: given_schedule(run),
     }

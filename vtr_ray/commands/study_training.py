@@ -14,7 +14,7 @@ from vtr_ray import embedded
 from vtr_ray.commands.named import Given, given_schedule
 from vtr_ray.commands.study_accuracy import evaluated
 from vtr_ray.commands.study_job import Job
-from vtr_ray.commands.study_searches import DROP, g_search, p_sigmoid
+from vtr_ray.commands.study_searches import g_search, p_sigmoid
 from vtr_ray.errors import InputError
 from vtr_ray.evaluation.benchmarks.record import DOCUMENTS, file_name
 from vtr_ray.evaluation.outcome import Outcome
@@ -22,7 +22,7 @@ from vtr_ray.evaluation.statistics import compare
 from vtr_ray.schedule import Schedule
 from vtr_ray.studies import training
 from vtr_ray.studies.finding import Finding
-from vtr_ray.studies.methods import G_SEARCH, P_SIGMOID
+from vtr_ray.studies.methods import DROP, G_SEARCH, P_SIGMOID
 from vtr_ray.studies.training import PLAIN, REDUCED, SHIPPED, START, TUNED, Trained
 
 _PROCESSES = 4

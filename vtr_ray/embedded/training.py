@@ -89,7 +89,6 @@ class Trainer:
         schedule = Schedule.from_rates(recipe.rates) if recipe.rates else none(layers)
         warmup = max(1, min(recipe.warmup, steps // 10))
         parameters = dict(self._trained(stage))
-        self.model.zero_grad(set_to_none=True)  # what the last stage did not train still has gradients
         optimizers = self._optimizers(parameters, getattr(recipe, f"{stage}_lr"))
         start = self._restore(stage, optimizers)
         if start is None:
@@ -113,26 +112,28 @@ class Trainer:
                 vision = self.losses.see(batch)
                 loss, right = self.losses.patch_loss(vision, batch.patch_words)
                 figures = {"patch_loss": loss.item(), "patches": right.item()}
+                if stage != "eyes":
+                    loss = recipe.eyes_weight * loss
                 if stage in ("mind", "habit"):
                     logits, targets = self.losses.answer_logits(batch, vision)
                     answers = F.cross_entropy(logits, targets)
                     figures |= {"loss": answers.item()}
                     figures["tokens"] = (logits.argmax(-1) == targets).float().mean().item()
-                    loss = answers + recipe.eyes_weight * loss
+                    loss = loss + answers
                 if stage in ("habit", "reduced"):
                     rng = random.Random(f"{step}/{self.rank}")
-                    given = (random_schedule(rng, layers), 1)
+                    asked = (random_schedule(rng, layers), 1)
                     if stage == "reduced":
-                        given = (schedule, recipe.reduced_turns)
-                    reduced = self.losses.reduced_loss(batch, vision, rng, *given)
+                        asked = (schedule, recipe.reduced_turns)
+                    reduced = self.losses.reduced_loss(batch, vision, rng, *asked)
                     figures |= {"reduced": reduced.item()}
-                    loss = reduced + (recipe.eyes_weight if stage == "reduced" else 1.0) * loss
+                    loss = loss + reduced
             loss.backward()  # type: ignore[no-untyped-call]
             self._average_gradients(parameters.values())
             figures["norm"] = nn.utils.clip_grad_norm_(parameters.values(), recipe.clip).item()
             for optimizer in optimizers:
                 optimizer.step()
-                optimizer.zero_grad(set_to_none=True)
+            self.model.zero_grad(set_to_none=True)  # also of what this stage does not train
             recent.append(figures)
             done = step + 1
             if done % 25 == 0:

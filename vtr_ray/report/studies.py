@@ -115,20 +115,25 @@ def _lines(
 
 def _bars(finding: Finding) -> Drawing:
     table = finding.tables["accuracies"]
-    models = list(dict.fromkeys(row[0] for row in table.rows))
-    names = list(dict.fromkeys(row[1] for row in table.rows))
-    width = 0.8 / len(names)
     with axes_of(5.4, 3.6) as (figure, axes):
-        for number, (name, look) in enumerate(looks(names).items()):
-            own = [(models.index(row[0]), 100 * row[2]) for row in table.rows if row[1] == name]
-            places = [place + (number - (len(names) - 1) / 2) * width for place, _ in own]
-            axes.bar(places, [value for _, value in own], width, color=look.colour, label=name)
+        _groups(axes, [(row[0], row[1], 100 * row[2]) for row in table.rows])
         lowest = min(100 * row[2] for row in table.rows)
-        axes.set_xticks(range(len(models)), models)
         axes.set(ylabel="average, %", ylim=(max(0, lowest - 10), 101))
-        axes.grid(False, axis="x")
         figure.legend(loc="outside lower center", ncols=2)
     return _drawing(finding, "accuracies", table, finding.title, figure)
+
+
+def _groups(axes: Any, bars: Sequence[tuple[str, str, float]]) -> None:
+    """Bars of group, name and value: groups beside each other, a colour for each name."""
+    groups = list(dict.fromkeys(group for group, _, _ in bars))
+    names = list(dict.fromkeys(name for _, name, _ in bars))
+    width = 0.8 / len(names)
+    for number, (name, look) in enumerate(looks(names).items()):
+        own = [(groups.index(group), value) for group, one, value in bars if one == name]
+        places = [place + (number - (len(names) - 1) / 2) * width for place, _ in own]
+        axes.bar(places, [value for _, value in own], width, color=look.colour, label=name)
+    axes.set_xticks(range(len(groups)), groups)
+    axes.grid(False, axis="x")
 
 
 def _by_method(finding: Finding) -> Drawing:
@@ -138,18 +143,9 @@ def _by_method(finding: Finding) -> Drawing:
 def _training(finding: Finding) -> Drawing:
     """Bars under each schedule: as shipped, then each training plainly and with its rates."""
     table = finding.tables["accuracies"]
-    schedules = list(dict.fromkeys(row[0] for row in table.rows))
-    ways = list(dict.fromkeys(f"{row[1]} {row[2]}".strip() for row in table.rows))
-    width = 0.8 / len(ways)
     with axes_of(5.6, 3.8) as (figure, axes):
-        for number, (way, look) in enumerate(looks(ways).items()):
-            own = {row[0]: 100 * row[3] for row in table.rows if f"{row[1]} {row[2]}".strip() == way}
-            shift = (number - (len(ways) - 1) / 2) * width
-            places = [schedules.index(name) + shift for name in own]
-            axes.bar(places, list(own.values()), width, color=look.colour, label=way)
-        axes.set_xticks(range(len(schedules)), schedules)
+        _groups(axes, [(row[0], f"{row[1]} {row[2]}".strip(), 100 * row[3]) for row in table.rows])
         axes.set(ylabel="average, %", xlabel="evaluated under")
-        axes.grid(False, axis="x")
         figure.legend(loc="outside lower center", ncols=2)
     return _drawing(finding, "accuracies", table, finding.title, figure)
 

@@ -6,20 +6,17 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from vtr_ray.studies.efficiency import FLASH
-from vtr_ray.studies.exchange import NONE as UNTOUCHED
+from vtr_ray.studies.efficiency import FLASH, FLASH_ATTENTION
 from vtr_ray.studies.exchange import OWN
-from vtr_ray.studies.methods import G_SEARCH, NONE
+from vtr_ray.studies.methods import DROP, G_SEARCH, NONE, fastv_name
 from vtr_ray.studies.training import REDUCED, SHIPPED
 
 SELF = "self"
-_DROP = 0.875  # of the second scenario's tables
-_FASTV = f"FastV {100 * _DROP:g} %"
 # Table 10 has the plain kernel, and FlashAttention: here PyTorch's flash kernel where the package is missing.
 _KERNELS = {
     (NONE, "eager"): "none",
-    (NONE, FLASH): "FlashAttention2",
-    (NONE, "FlashAttention2"): "FlashAttention2",
+    (NONE, FLASH): FLASH_ATTENTION,
+    (NONE, FLASH_ATTENTION): FLASH_ATTENTION,
     (G_SEARCH, "eager"): G_SEARCH,
 }
 # Of a study's column: the paper's quantity, and what turns the one into the other.
@@ -91,14 +88,14 @@ def _efficiency(table: int, model: str, tables: Mapping[str, Any]) -> Iterator[O
 
 def _trade_off(table: int, model: str, tables: Mapping[str, Any]) -> Iterator[Ours]:
     for row in _rows(tables["points"]):
-        if row["FastV's drop"] == _DROP:
-            method = _FASTV if row["strategy"] == "FastV" else row["strategy"]
+        if row["FastV's drop"] == DROP:
+            method = fastv_name(DROP) if row["strategy"] == "FastV" else row["strategy"]
             yield Ours(model, method, _figures(row))
 
 
 def _on_top(table: int, model: str, tables: Mapping[str, Any]) -> Iterator[Ours]:
     for row in _rows(tables["accuracies"]):
-        yield Ours(row["model"], {UNTOUCHED: "none", OWN: G_SEARCH}[row["schedule"]], _figures(row))
+        yield Ours(row["model"], {NONE: "none", OWN: G_SEARCH}[row["schedule"]], _figures(row))
 
 
 def _exchange(table: int, model: str, tables: Mapping[str, Any]) -> Iterator[Ours]:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 
 from vtr_ray.schedule import Schedule
 from vtr_ray.studies.finding import Finding, Table
+from vtr_ray.studies.methods import NONE
 
-OWN, NONE = "its own", "no reduction"
+OWN = "its own"
 
 
 @dataclass(frozen=True)
