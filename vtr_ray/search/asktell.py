@@ -64,6 +64,7 @@ class _Entry:
     failure: str | None = None
     bound: float | None = None
     stopped: float | None = None
+    scores: tuple[float, ...] | None = None
 
     @property
     def outstanding(self) -> bool:
@@ -72,7 +73,8 @@ class _Entry:
     @property
     def record(self) -> dict[str, Any]:
         """JSON; what only some searches have is left out where there is none."""
-        some = {"threshold": self.threshold, "bound": self.bound, "stopped": self.stopped}
+        scores = None if self.scores is None else list(self.scores)
+        some = {"threshold": self.threshold, "bound": self.bound, "stopped": self.stopped, "scores": scores}
         return {
             "id": self.trial.id,
             "layer": self.trial.layer,
@@ -114,6 +116,8 @@ class Search(ABC):
     name: ClassVar[str]
     needs_bound = False
     """Whether `tell` takes the lower bound of the paired difference to no reduction, the first trial."""
+    uses_scores = False
+    """Whether each sample's score, told with E, makes the proposals better."""
 
     def __init__(self, settings: dict[str, Any], round_size: int) -> None:
         self.settings = settings
@@ -137,6 +141,10 @@ class Search(ABC):
 
     def _bounded(self, trial: Trial, point: int, ceiling: float) -> None:
         """Take that E of a stopped trial is at most `ceiling`. Searches without thresholds stop none."""
+        raise NotImplementedError
+
+    def _scored(self, point: int, scores: Sequence[float]) -> None:
+        """Take each sample's score at a point of the line. Only searches that use them are given any."""
         raise NotImplementedError
 
     def _threshold(self, trial: Trial) -> float | None:
@@ -173,15 +181,27 @@ class Search(ABC):
         self._pending.add(trial_id)
         return self._entries[trial_id - 1].trial
 
-    def tell(self, trial: Trial, score: float, bound: float | None = None) -> None:
+    def tell(
+        self,
+        trial: Trial,
+        score: float,
+        bound: float | None = None,
+        scores: Sequence[float] | None = None,
+    ) -> None:
         """Take the trial's E; with `needs_bound` also the `bound` below which `E - E(no reduction)` is not.
+
+        scores: each sample's, in [0, 1], the same samples in the same order in all trials; their mean is E.
 
         Raises:
             InputError: a trial that this search did not ask or that was told before; a score outside [0, 1];
-                a bound that is missing or outside [-1, 1].
+                a bound that is missing or outside [-1, 1]; scores of other samples than before, or whose
+                mean is not E.
         """
         entry = self._outstanding(trial)
         value = _checked_score(score, f"trial {trial.id}")
+        if scores is not None:
+            scores = self._checked_scores(scores, value, trial)
+            entry.scores = scores if self.uses_scores else None
         if self.needs_bound:
             entry.bound = checked_float(f"the bound of trial {trial.id}", bound, -1.0, 1.0)
         entry.score = value
@@ -301,6 +321,8 @@ class Search(ABC):
         entry.bound, entry.stopped = record.get("bound"), record.get("stopped")
         if record["score"] is not None:
             entry.score = _checked_score(record["score"], f"trial {entry.trial.id}")
+            if record.get("scores") is not None:
+                entry.scores = self._checked_scores(record["scores"], entry.score, entry.trial)
         elif record["failure"] is not None:
             entry.failure = str(record["failure"])
         self._settle(entry)
@@ -325,10 +347,24 @@ class Search(ABC):
         assert self._line is not None  # an outstanding trial keeps its line open
         if entry.score is not None:
             self._line.values[entry.point] = self._outcome(entry.trial, entry.score, entry.bound)
+            if entry.scores is not None:
+                self._scored(entry.point, entry.scores)
         elif entry.stopped is not None:
             self._bounded(entry.trial, entry.point, entry.stopped)
         if self._line.exhausted and not any(e.outstanding for e in self._entries):
             self._close()
+
+    def _checked_scores(self, scores: Sequence[float], mean: float, trial: Trial) -> tuple[float, ...]:
+        where = f"trial {trial.id}"
+        values = tuple(_checked_score(score, f"a sample of {where}") for score in scores)
+        others = next((entry.scores for entry in self._entries if entry.scores is not None), values)
+        if len(values) != len(others):
+            raise InputError(
+                f"{where} has {len(values)} samples and others have {len(others)}; tell the same."
+            )
+        if not values or abs(math.fsum(values) / len(values) - mean) > 1e-6:
+            raise InputError(f"The scores of {where} do not have the mean {mean:g}; tell those behind E.")
+        return values
 
     def _result(self, entry: _Entry) -> TrialResult:
         trial, score = entry.trial, entry.score

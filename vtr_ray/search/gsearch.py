@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from vtr_ray.errors import InputError
@@ -58,7 +59,8 @@ class GSearch(Search):
         seed: of the optimiser.
         round_size: trials that may be pending at a time.
         surrogate: `shape` or `paper`, the stationary Gaussian process of the paper (`optimiser.Surrogate`).
-        samples: how many samples are behind E; None: not known. The `shape` surrogate uses it.
+        samples: how many samples are behind E; None: not known. The `shape` surrogate uses it where it is
+            not told their scores.
         objective: `paper` or `keep-accuracy:POINTS`.
         stop_early: whether trials have thresholds. Rounds of initial points then wait for each other.
 
@@ -100,6 +102,7 @@ class GSearch(Search):
         }
         self._drop = allowed_drop(objective)
         self.needs_bound = self._drop is not None
+        self.uses_scores = surrogate == "shape"
         super().__init__(settings, round_size)
         self._num_layers, self._stride, self._seed = num_layers, stride, seed
         self._initial, self._budget, self._weight = initial, initial + iterations, float(weight)
@@ -146,6 +149,7 @@ class GSearch(Search):
         bound: float | None = None,
         stopped: float | None = None,
         failure: str | None = None,
+        scores: Sequence[float] | None = None,
     ) -> None:
         """Take the next trial of a recorded run as asked and told; nothing is proposed.
 
@@ -155,7 +159,7 @@ class GSearch(Search):
         record = {"id": len(self._entries) + 1, "layer": layer, "score": score, "failure": failure}
         try:
             point = round((-1 if rate is None else rate) * self._grid)
-            self._restore({**record, "point": point, "bound": bound, "stopped": stopped})
+            self._restore({**record, "point": point, "bound": bound, "stopped": stopped, "scores": scores})
         except (ValueError, TypeError, AssertionError):
             raise InputError(f"{where} is not of this search; give the trials of its own ledger.") from None
 
@@ -218,6 +222,10 @@ class GSearch(Search):
         assert bound is not None
         return bound
 
+    def _scored(self, point: int, scores: Sequence[float]) -> None:
+        assert self._line is not None
+        self._line.scores[point] = scores
+
     def _bounded(self, trial: Trial, point: int, ceiling: float) -> None:
         assert self._line is not None
         # No lower bound of a difference is above the difference.
@@ -271,6 +279,8 @@ class GSearch(Search):
             known=known,
             needed=None if self._drop is None else -self._drop,
         )
+        if known is not None and entry.scores is not None:
+            self._line.scores[top] = entry.scores
         self._lines[self._layer] = self._line
 
     def _initial_groups(self, top: int) -> list[list[int]]:

@@ -18,6 +18,7 @@ class Line:
 
     Attributes:
         values: outcomes by point.
+        scores: each sample's score, by point, where it is known.
         ceilings: of trials that were stopped early, by point: the outcome is below this.
         tried: all points asked for, those with an outcome for nothing included.
     """
@@ -42,6 +43,7 @@ class Line:
         self.surrogate = surrogate
         self.needed = needed
         self.values: dict[int, float] = dict([known] if known else [])
+        self.scores: dict[int, Sequence[float]] = {}
         self.ceilings: dict[int, float] = {}
         self.tried: set[int] = set(self.values)
         self.free = len(self.values)
@@ -80,7 +82,7 @@ class Line:
 
     def _known(self) -> Known:
         failed = self.tried - self.values.keys() - self.ceilings.keys()
-        return Known(self.values, failed, self.ceilings)
+        return Known(self.values, failed, self.ceilings, self.scores)
 
     def best(self) -> int | None:
         """The best observed point, the lower one on a tie; None while there is none."""

@@ -28,8 +28,9 @@ SHORTLIST, EACH_GAP = (
 class Surrogate:
     """How outcomes are modelled.
 
-    kind: `shape`, a plateau, a cliff and roughness (`vtr_ray.search.shape`); `paper`, a stationary Gaussian
-        process.
+    kind: `shape`, a plateau, a cliff and roughness (`vtr_ray.search.shape`), and between tried points, where
+        each sample's score is known, which samples change there (`vtr_ray.search.flips`); `paper`, a
+        stationary Gaussian process.
     slope: outcomes are `E - slope x`; `shape` models E.
     samples: how many samples are behind E, which moves in steps of one; None: not known.
     """
@@ -46,11 +47,13 @@ class Known:
     values: finite outcomes, larger is better.
     excluded: never proposed and without an outcome (failed, or pending elsewhere).
     ceilings: of trials stopped early: an outcome is below this. No outcome either; never proposed.
+    scores: of trials with an outcome, each sample's score, the same samples in the same order.
     """
 
     values: Mapping[int, float]
     excluded: Collection[int] = ()
     ceilings: Mapping[int, float] = field(default_factory=dict)
+    scores: Mapping[int, Sequence[float]] = field(default_factory=dict)
 
     @property
     def tried(self) -> list[int]:
@@ -184,18 +187,17 @@ def model_of(points: Sequence[float], known: Known, surrogate: Surrogate) -> tup
     x = column(points, seen)
     y = torch.tensor([[known.values[index]] for index in seen], dtype=torch.float64)
     if surrogate.kind == "shape":
+        from vtr_ray.search.flips import FlipModel
         from vtr_ray.search.shape import ShapeModel
 
         below = sorted(known.ceilings)
-        model = ShapeModel(
-            x[:, 0],
-            y[:, 0],
-            surrogate.slope,
-            1 / surrogate.samples if surrogate.samples else 0.0,
-            column(points, below)[:, 0],
-            torch.tensor([known.ceilings[index] for index in below], dtype=torch.float64),
-        )
-        return model, float(y.max())
+        ceilings = torch.tensor([known.ceilings[index] for index in below], dtype=torch.float64)
+        stopped = column(points, below)[:, 0], ceilings
+        if known.scores.keys() >= known.values.keys():
+            scores = torch.tensor([known.scores[index] for index in seen], dtype=torch.float64)
+            return FlipModel(x[:, 0], y[:, 0], scores, surrogate.slope, *stopped), float(y.max())
+        step = 1 / surrogate.samples if surrogate.samples else 0.0
+        return ShapeModel(x[:, 0], y[:, 0], surrogate.slope, step, *stopped), float(y.max())
     from vtr_ray.search.process import fitted
 
     return fitted(x, y), float(y.max())

@@ -190,7 +190,16 @@ class ShapeModel(Model):  # type: ignore[misc]
     ) -> GPyTorchPosterior:
         """Of `E - slope x` at `X` [..., q, 1]: batch shape [..., M]."""
         batch, q = X.shape[:-2], X.shape[-2]
-        flat = X[..., 0].reshape(-1)
+        mean, covariance = self._moments(X[..., 0].reshape(-1, q))
+        normal = MultivariateNormal(
+            mean.reshape(*batch, self._members, q), covariance.reshape(*batch, self._members, q, q)
+        )
+        posterior = GPyTorchPosterior(normal)
+        return posterior if posterior_transform is None else posterior_transform(posterior)
+
+    def _moments(self, points: Tensor) -> tuple[Tensor, Tensor]:
+        """Mean [B, M, q] and covariance [B, M, q, q] of `E - slope x` at `points` [B, q]."""
+        q, flat = points.shape[-1], points.reshape(-1)
         # All points side by side: one product for each member, however many batches there are.
         everywhere = flat.expand(self._members, -1)
         train = self._x.expand(self._members, -1)
@@ -207,12 +216,7 @@ class ShapeModel(Model):  # type: ignore[misc]
         depth = self._top - (mean + self._slope * flat)
         chance = _chance(depth, self._resolution).reshape(self._members, -1, q).transpose(0, 1)
         covariance = covariance + (chance + 1e-12).diag_embed()
-        mean = mean.reshape(self._members, -1, q).transpose(0, 1)
-        normal = MultivariateNormal(
-            mean.reshape(*batch, self._members, q), covariance.reshape(*batch, self._members, q, q)
-        )
-        posterior = GPyTorchPosterior(normal)
-        return posterior if posterior_transform is None else posterior_transform(posterior)
+        return mean.reshape(self._members, -1, q).transpose(0, 1), covariance
 
 
 def _noise(y: Tensor, misfit: Tensor, resolution: float) -> Tensor:

@@ -51,11 +51,16 @@ class World:
         if self.kind == "smooth":
             gate = 1 / (1 + np.exp(np.minimum((self.cliffs[2:] - r) / self.width, 700)))
             return float(self.floor + (self.top - self.floor) * gate.min())
+        return float(self.scores(rates).mean())
+
+    def scores(self, rates: Sequence[float] | Floats) -> Floats:
+        """1 for each right question, 0 for the others: [samples]. Not of a smooth world, which has none."""
+        r = np.asarray(rates, dtype=np.float64)[2:]
         right = (r + 1e-9 >= self.needs[:, 2:]).all(axis=1)
         if self.kind == "fickle":
             waves = np.sin((self.frequencies[:, 2:] * r + self.phases[:, 2:]).sum(axis=1))
             right &= ~(self.fickle & (waves > 0.6))
-        return float(right.mean())
+        return right.astype(np.float64)
 
 
 def draw(kind: Kind, seed: int, num_layers: int = 12, vision_tokens: int = 144, samples: int = 240) -> World:

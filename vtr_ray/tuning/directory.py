@@ -56,6 +56,7 @@ class Entry:
     stopped: the trial was stopped early; it has no score, and E is at most `bound`.
     bound: else, of a search that keeps accuracy, what `E - E(no reduction)` is at least.
     without_answer: ids of the samples that counted as wrong because their logits were not numbers.
+    scores: each sample's score, in the order of their ids, where the search uses them.
     """
 
     trial: int
@@ -71,20 +72,26 @@ class Entry:
     stopped: bool = False
     bound: float | None = None
     without_answer: tuple[str, ...] = ()
+    scores: tuple[float, ...] | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON; `from_dict` is the inverse."""
-        return {name: getattr(self, name) for name in self.__dataclass_fields__} | {
+        content = {name: getattr(self, name) for name in self.__dataclass_fields__} | {
             "schedule": self.schedule.to_dict(),
             "without_answer": list(self.without_answer),
         }
+        scores = content.pop("scores")
+        if scores is not None:  # most are 0 or 1
+            content["scores"] = [int(score) if score == int(score) else score for score in scores]
+        return content
 
     @classmethod
     def from_dict(cls, content: Mapping[str, Any]) -> Entry:
         """Raises KeyError, TypeError or InputError on content that `to_dict` did not give."""
         without_answer = tuple(content.get("without_answer", ()))
         schedule = Schedule.from_dict(content["schedule"])
-        return cls(**{**content, "schedule": schedule, "without_answer": without_answer})
+        scores = None if content.get("scores") is None else tuple(map(float, content["scores"]))
+        return cls(**{**content, "schedule": schedule, "without_answer": without_answer, "scores": scores})
 
 
 def check_run_directory(path: str | Path, resume: bool) -> None:

@@ -38,7 +38,11 @@ class Search(Protocol):
     def ask(self) -> Any: ...  # noqa: D102
     @property
     def needs_bound(self) -> bool: ...  # noqa: D102
-    def tell(self, trial: Any, score: float, bound: float | None = None) -> None: ...  # noqa: D102
+    @property
+    def uses_scores(self) -> bool: ...  # noqa: D102
+    def tell(  # noqa: D102
+        self, trial: Any, score: float, bound: float | None = None, scores: Sequence[float] | None = None
+    ) -> None: ...
     def threshold(self, trial: Any) -> float | None: ...  # noqa: D102
     def stop(self, trial: Any, ceiling: float) -> None: ...  # noqa: D102
     def fail(self, trial: Any, reason: str) -> None: ...  # noqa: D102
@@ -171,7 +175,7 @@ class _Session:
         elif entry.score is None:
             self._search.fail(trial, entry.error or "")
         else:
-            self._search.tell(trial, entry.score, entry.bound)
+            self._search.tell(trial, entry.score, entry.bound, entry.scores)
         self._announce(entry, replayed=True)
 
     def next(self) -> Trial | None:
@@ -195,7 +199,8 @@ class _Session:
     def terms(self, trial: Trial) -> Terms:
         """How to evaluate a trial."""
         self._metrics.started(self._search.describe(trial))
-        return Terms(self._search.threshold(trial), self._search.needs_bound)
+        paired = self._search.needs_bound or self._search.uses_scores
+        return Terms(self._search.threshold(trial), paired)
 
     def done(self, trial: Trial, result: Measured | None, seconds: float, error: Exception | None) -> None:
         """Take a result. What goes wrong here is kept: Tune would count it as the trial's failure."""
@@ -224,13 +229,17 @@ class _Session:
         return best
 
     def _success(self, trial: Trial, result: Measured, seconds: float) -> None:
+        scores = None
         if result.ceiling is not None:
             self._search.stop(trial, result.ceiling)
         else:
             assert result.score is not None
-            self._search.tell(trial, result.score, self._bound(trial, result))
+            if self._search.uses_scores and result.scores is not None:
+                scores = tuple(result.scores[name] for name in sorted(result.scores))
+            self._search.tell(trial, result.score, self._bound(trial, result), scores)
         self._write_failed()
-        entry = replace(self._entry(trial, result.score, seconds, None), without_answer=result.without_answer)
+        entry = self._entry(trial, result.score, seconds, None)
+        entry = replace(entry, without_answer=result.without_answer, scores=scores)
         self._name(trial, result.without_answer)
         if result.ceiling is not None:
             fields = {**entry.fields, "evaluated": result.share}

@@ -55,7 +55,7 @@ def _recalled(path: Path, state: Any, entries: Sequence[Entry]) -> GSearch:
         for entry in _unbroken(entries):
             stopped = entry.bound if entry.stopped else None
             bound = None if entry.stopped else entry.bound
-            search.recall(entry.layer, entry.rate, entry.score, bound, stopped, entry.error)
+            search.recall(entry.layer, entry.rate, entry.score, bound, stopped, entry.error, entry.scores)
     except InputError as error:
         raise InputError(f"{path}: {error}") from None
     return search
