@@ -42,7 +42,7 @@ def replay(scores: np.ndarray, weight: float, seed: int, stop: bool) -> tuple[fl
             search.stop(trial, early.ceiling)
             stopped += 1
         else:
-            search.tell(trial, float(row.mean()))
+            search.tell(trial, float(row.mean()), scores=row.tolist())
     kept = search.best.counts(tokens)[2]
     objective = float(scores[kept].mean() - weight * kept / tokens)
     return evaluated / (trials * samples), stopped / trials, objective

@@ -30,7 +30,7 @@ from vtr_ray import Schedule, embedded, strategies
 from vtr_ray.commands.bench import environment
 from vtr_ray.efficiency.estimate import Load, expected_trials, trial_flops
 from vtr_ray.evaluation.evaluator import Evaluator
-from vtr_ray.evaluation.outcome import Outcome, effectiveness
+from vtr_ray.evaluation.outcome import Outcome, effectiveness, scores_of
 from vtr_ray.evaluation.prefix_cache import DEFAULT_LIMIT, PrefixCache
 from vtr_ray.evaluation.samples import SampleSet
 from vtr_ray.evaluation.suites import load_tasks
@@ -59,7 +59,8 @@ def record(evaluator: Evaluator) -> list[Schedule]:
         trial = search.ask()
         assert trial is not None
         trials.append(trial.schedule)
-        search.tell(trial, effectiveness(evaluator.evaluate(trial.schedule)))
+        outcomes = evaluator.evaluate(trial.schedule)
+        search.tell(trial, effectiveness(outcomes), scores=scores_of(outcomes))
     return trials
 
 

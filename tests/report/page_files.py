@@ -38,14 +38,15 @@ def write_search(path: Path, seed: int = 1003, trials: int | None = None, **sett
         while not search.finished and (trials is None or len(run.entries) < trials):
             trial = search.ask()
             assert trial is not None
-            score = world(trial.schedule.rates)
-            search.tell(trial, score, min(0.0, score - world([1.0] * LAYERS)) if search.needs_bound else None)
+            score, scores = world(trial.schedule.rates), tuple(world.scores(trial.schedule.rates))
+            bound = min(0.0, score - world([1.0] * LAYERS)) if search.needs_bound else None
+            search.tell(trial, score, bound, scores)
             said = search.describe(trial)
-            bound = said.get("bound")
             entry = Entry(
                 *(trial.id, trial.layer, trial.rate, trial.schedule, score, 0.1, said["objective"]),
                 time=time.time(),
-                bound=bound,
+                bound=said.get("bound"),
+                scores=scores,
             )
             run.append(entry)
         if search.finished:

@@ -19,8 +19,7 @@ SAMPLES = 240
 
 def outcomes(world: World, trial: Trial) -> np.ndarray:
     """Per question, in a fixed order; their mean is the world's E."""
-    r = np.asarray(trial.schedule.rates)[2:]
-    right = (r + 1e-9 >= world.needs[:, 2:]).all(axis=1).astype(float)
+    right = world.scores(trial.schedule.rates)
     assert right.mean() == world(trial.schedule.rates)
     return right
 
@@ -36,7 +35,7 @@ def settle(search: GSearch, trial: Trial, world: World = WORLD) -> None:
     # A bound that is 0.01 below the difference, as with a few hundred samples.
     difference = float(right.mean()) - world([1.0] * 12)
     bound = 0.0 if not trial.schedule.reduces else max(-1.0, difference - 0.01)
-    search.tell(trial, float(right.mean()), bound if search.needs_bound else None)
+    search.tell(trial, float(right.mean()), bound if search.needs_bound else None, right.tolist())
 
 
 def run(

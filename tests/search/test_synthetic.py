@@ -23,7 +23,8 @@ def g_search(world: World, round_size: int = 1) -> GSearch:
     search = GSearch(world.num_layers, world.vision_tokens, iterations=5, round_size=round_size)
     while not search.finished:
         for trial in [trial for trial in (search.ask() for _ in range(round_size)) if trial]:
-            search.tell(trial, world(trial.schedule.rates))
+            rates = trial.schedule.rates
+            search.tell(trial, world(rates), scores=None if world.kind == "smooth" else world.scores(rates))
     return search
 
 

@@ -47,9 +47,13 @@ def test_ledger_and_settings_come_back_exactly(tmp_path: Path) -> None:
     line = json.loads((path / LEDGER).read_text().splitlines()[0])
     assert {"trial", "layer", "rate", "schedule", "score", "seconds"} <= line.keys()
     failed = replace(entry(4, None), error="no")
+    scored = replace(entry(5), scores=(1.0, 0.0, 2 / 3))
     with RunDirectory(path, SETTINGS, STATE, resume=True) as run:
         run.append(failed)
-    assert read_ledger(path)[-1] == failed
+        run.append(scored)
+    assert read_ledger(path)[-2:] == [failed, scored]
+    assert [b'"scores"' in text for text in (path / LEDGER).read_bytes().splitlines()] == [False] * 4 + [True]
+    assert b'"scores": [1, 0, 0.6666666666666666]' in (path / LEDGER).read_bytes()
 
 
 @pytest.mark.parametrize("cut", [1, 7, 40])

@@ -53,7 +53,7 @@ def by_hand(search: GSearch) -> list[tuple[int, float | None, float | None]]:
     while not search.finished:
         trial = search.ask()
         assert trial is not None
-        found = measure(pool, trial.schedule, Terms(search.threshold(trial), search.needs_bound))
+        found = measure(pool, trial.schedule, Terms(search.threshold(trial), paired=True))
         bound = found.ceiling
         if found.ceiling is not None:
             search.stop(trial, found.ceiling)
@@ -61,7 +61,8 @@ def by_hand(search: GSearch) -> list[tuple[int, float | None, float | None]]:
             if search.needs_bound:
                 base = base or dict(found.scores or {})
                 bound = lower_bound(found.scores or {}, base) if trial.schedule.reduces else 0.0
-            search.tell(trial, found.score or 0.0, bound)
+            scores = [(found.scores or {})[name] for name in sorted(found.scores or {})]
+            search.tell(trial, found.score or 0.0, bound, scores)
         told.append((trial.id, found.score, bound))
     return told
 

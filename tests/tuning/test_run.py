@@ -62,6 +62,8 @@ def test_a_search_through_tune_equals_a_for_loop(pool: EvaluatorPool, tmp_path: 
     assert found.schedule == alone.best == Schedule.load(tmp_path / "run" / "schedule.json")
     assert found.score == alone.best_score and found.score_before == found.entries[3].score
     assert read_ledger(tmp_path / "run") == list(found.entries)
+    told = [toys.scores_of(toys.Analytic().evaluate(e.schedule)) for e in found.entries]
+    assert [list(e.scores or ()) for e in found.entries] == told
 
     assert [p.entry for p in seen] == list(found.entries) and not any(p.replayed for p in seen)
     assert [p.done for p in seen] == list(range(1, len(seen) + 1))
@@ -88,7 +90,7 @@ def test_rounds_of_several_trials_and_other_searches(pool: EvaluatorPool, tmp_pa
         trials = [trial for _ in range(3) if (trial := alone.ask()) is not None]
         for trial in trials:
             alone.tell(trial, toys.effectiveness(toys.Analytic().evaluate(trial.schedule)))
-    assert found.schedule == alone.best
+    assert found.schedule == alone.best and all(e.scores is None for e in found.entries)
     assert {(e.trial, e.score, e.fields["k"]) for e in found.entries} == {
         (r.id, r.score, r.k) for r in alone.results
     }

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from vtr_ray.errors import InputError
-from vtr_ray.evaluation.outcome import Outcome, effectiveness
+from vtr_ray.evaluation.outcome import Outcome, effectiveness, scores_of
 from vtr_ray.schedule import Schedule
 from vtr_ray.store import ui_command
 from vtr_ray.tuning.directory import Entry, Settings, read_ledger
@@ -107,8 +107,9 @@ def undisturbed(
             search.fail(trial, "as in the disturbed one")
             told.append((trial.id, None))
             continue
-        score = effectiveness(evaluator.evaluate(trial.schedule))
-        search.tell(trial, score)
+        outcomes = evaluator.evaluate(trial.schedule)
+        score = effectiveness(outcomes)
+        search.tell(trial, score, scores=scores_of(outcomes))
         told.append((trial.id, score))
     return told
 

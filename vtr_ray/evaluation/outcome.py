@@ -62,13 +62,22 @@ def effectiveness(outcomes: Iterable[Outcome]) -> float:
     The same to the last bit however the samples were sharded: the sum is exact (`math.fsum`) and taken in
     the order of the sample ids. Raises ValueError when there are no outcomes or a sample counts twice.
     """
+    scores = scores_of(outcomes)
+    return math.fsum(scores) / len(scores)
+
+
+def scores_of(outcomes: Iterable[Outcome]) -> list[float]:
+    """Each sample's score, in the order of the sample ids: what E is the mean of, and a search may be told.
+
+    Raises ValueError as `effectiveness` does.
+    """
     ordered = sorted(outcomes, key=lambda outcome: outcome.sample_id)
     if not ordered:
         raise ValueError("effectiveness of no outcomes")
     for one, other in itertools.pairwise(ordered):
         if one.sample_id == other.sample_id:
             raise ValueError(f"sample {one.sample_id} has two outcomes")
-    return math.fsum(outcome.score for outcome in ordered) / len(ordered)
+    return [outcome.score for outcome in ordered]
 
 
 def by_source(outcomes: Iterable[Outcome], sources: Mapping[str, str]) -> dict[str, float]:

@@ -131,9 +131,9 @@ class ShapeModel(Model):  # type: ignore[misc]
         base, index = chosen // len(space.edge), chosen % len(space.edge)
         self._condition(space.take(index), table[base])
         if below is not None and ceilings is not None and censored:
-            posterior = self.posterior(below[:, None, None])
-            deviation = posterior.variance[..., 0, 0].sqrt()
-            likely = torch.special.log_ndtr((ceilings[:, None] - posterior.mean[..., 0, 0]) / deviation)
+            mean, covariance = ShapeModel._moments(self, below[:, None])
+            deviation = covariance[..., 0, 0].sqrt()
+            likely = torch.special.log_ndtr((ceilings[:, None] - mean[..., 0]) / deviation)
             again = _systematic(likely.sum(0).softmax(0), MEMBERS)
             self._condition(space.take(index[again]), table[base[again]])
 

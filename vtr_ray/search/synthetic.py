@@ -60,7 +60,7 @@ class World:
         if self.kind == "fickle":
             waves = np.sin((self.frequencies[:, 2:] * r + self.phases[:, 2:]).sum(axis=1))
             right &= ~(self.fickle & (waves > 0.6))
-        return right.astype(np.float64)
+        return np.asarray(right, dtype=np.float64)
 
 
 def draw(kind: Kind, seed: int, num_layers: int = 12, vision_tokens: int = 144, samples: int = 240) -> World:
