@@ -44,15 +44,21 @@ LAYERS = (3, 6, 9, 12)
 
 @dataclass(frozen=True)
 class Curve:
-    """E at 0..top tokens; weight: what all of this line's tokens cost; samples: behind E, None: endless.
+    """E at 0..top tokens; weight: what all of this line's tokens cost.
 
-    steep: the places are not tokens but steepnesses of P-Sigmoid.
+    scores: each sample's, [top + 1, N]; None: endless samples. steep: the places are not tokens but
+    steepnesses of P-Sigmoid.
     """
 
     effectiveness: np.ndarray
     weight: float
-    samples: int | None
+    scores: np.ndarray | None
     steep: bool = False
+
+    @property
+    def samples(self) -> int | None:
+        """How many are behind E; None: endless."""
+        return None if self.scores is None else self.scores.shape[1]
 
     @property
     def top(self) -> int:
@@ -81,8 +87,10 @@ def synthetic(kind: Kind, tokens: int, weight: float) -> Callable[[int], list[Cu
         rates, top, found = [1.0] * 12, tokens, []
         for layer in LAYERS:
             held = 12 - layer + 1
-            values = [world([*rates[: layer - 1], *[n / tokens] * held]) for n in range(top + 1)]
-            curve = Curve(np.array(values), weight * top / tokens, None if kind == "smooth" else 240)
+            places = [[*rates[: layer - 1], *[n / tokens] * held] for n in range(top + 1)]
+            scores = None if kind == "smooth" else np.array([world.scores(place) for place in places])
+            values = np.array([world(place) for place in places])
+            curve = Curve(values, weight * top / tokens, scores)
             found.append(curve)
             top = int(curve.objective.argmax())
             rates[layer - 1 :] = [top / tokens] * held
@@ -97,7 +105,7 @@ def steep(kind: Kind) -> Callable[[int], list[Curve]]:
     def curves(seed: int) -> list[Curve]:
         world, budget = draw(kind, seed, 12, 144), float(np.random.default_rng([seed, 12]).uniform(0.1, 0.5))
         values = [world(strategies.p_sigmoid(12, budget, k).rates) for k in steepnesses(2.0)]
-        return [Curve(np.array(values), 0.0, None if kind == "smooth" else 240, steep=True)]
+        return [Curve(np.array(values), 0.0, None, steep=True)]
 
     return curves
 
@@ -115,8 +123,8 @@ def recorded(weight: float) -> Callable[[int], list[Curve]]:
             rng = np.random.default_rng([seed, number])
             half = rng.permutation(scores.shape[1])[: scores.shape[1] // 2]
             top = round((len(scores) - 1) * rng.uniform(0.7, 1.0))
-            values = scores[: top + 1, half].mean(axis=1)
-            found.append(Curve(values, weight * top / content["vision_tokens"], len(half)))
+            kept = scores[: top + 1, half]
+            found.append(Curve(kept.mean(axis=1), weight * top / content["vision_tokens"], kept))
         return found
 
     return curves
@@ -136,7 +144,9 @@ def rows() -> Iterator[Row]:
 Method = Callable[[Curve, Row, int], set[int]]
 
 
-def searched(surrogate: str) -> Method:
+def searched(surrogate: str, told: bool = True) -> Method:
+    """`told`: each sample's score, where there are any."""
+
     def tried(curve: Curve, row: Row, seed: int) -> set[int]:
         if curve.steep:
             return _of_line(curve, row)
@@ -153,8 +163,10 @@ def searched(surrogate: str) -> Method:
         points = set()
         while (trial := search.ask()) is not None:
             assert trial.rate is not None
-            points.add(round(trial.rate * curve.top))
-            search.tell(trial, float(curve.effectiveness[round(trial.rate * curve.top)]))
+            place = round(trial.rate * curve.top)
+            points.add(place)
+            scores = curve.scores[place].tolist() if told and curve.scores is not None else None
+            search.tell(trial, float(curve.effectiveness[place]), scores=scores)
         return points
 
     return tried
@@ -204,6 +216,7 @@ def optuna_gp(curve: Curve, row: Row, seed: int) -> set[int]:
 
 METHODS: dict[str, Method] = {
     "shape": searched("shape"),
+    "shape, told E alone": searched("shape", told=False),
     "paper's EI": searched("paper"),
     "evenly spaced": evenly,
     "random": randomly,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
@@ -15,10 +16,33 @@ import torch
 from tiny_llava import make_llava, make_processor
 
 torch.set_num_threads(1)
+_RAY = ExitStack()
 
 
 def pytest_addoption(parser: pytest.Parser) -> None:
     parser.addoption("--device", default="cpu", help="where the families run: cpu, or cuda (bfloat16)")
+
+
+def pytest_sessionfinish() -> None:
+    _RAY.close()
+
+
+@pytest.fixture(scope="module")
+def ray_here() -> None:
+    """Ray in this process; later modules find it running. Four CPUs: a bookkeeping figure."""
+    import ray
+
+    from vtr_ray.tuning.cluster import connected
+
+    if not ray.is_initialized():
+        _RAY.close()
+        _RAY.enter_context(connected(cpus=4))
+
+
+@pytest.fixture(scope="module")
+def no_ray() -> None:
+    """No Ray in this process, for modules that start or join one of their own."""
+    _RAY.close()
 
 
 @pytest.fixture

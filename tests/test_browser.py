@@ -217,12 +217,13 @@ def test_paper_has_samples_as_pictures_and_light_colours(
 
 
 @pytest.fixture(scope="module")
-def store(tmp_path_factory: pytest.TempPathFactory) -> Iterator[dict[str, Any]]:
+def store(tmp_path_factory: pytest.TempPathFactory, ray_here: None) -> Iterator[dict[str, Any]]:
     """MLflow's UI over a store with three searches and the page that compares them."""
     folder = tmp_path_factory.mktemp("mlflow")
     uri = default_uri(folder)
     strategies = ("--strategy", "fastv", "--strategy", "vtw", "--no-random")
-    run_here(folder, "evaluate", *strategies, "--suite", "vtr_text", "--limit", "6", "--out", "one")
+    few = ("--suite", "vtr_text", "--limit", "6", "--cpus-per-actor", "1")
+    run_here(folder, "evaluate", *strategies, *few, "--out", "one")
     logged = (
         run_here(folder, "compare", "one", "--out", "page").partition("MLflow run: ")[2].partition(",")[0]
     )

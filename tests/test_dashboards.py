@@ -291,7 +291,7 @@ def test_every_query_gives_data_while_a_search_runs(watched: Watched) -> None:
 
 
 @pytest.mark.slow
-def test_a_search_without_a_cluster_can_be_scraped(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_search_without_a_cluster_can_be_scraped(monkeypatch: pytest.MonkeyPatch, no_ray: None) -> None:
     monkeypatch.delenv("RAY_ADDRESS", raising=False)
     with connected(1):
         session = Path(ray._private.worker.global_worker.node.get_session_dir_path())

@@ -43,7 +43,7 @@ def trials(run):
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory):
+def undisturbed(tmp_path_factory, ray_here):
     folder = tmp_path_factory.mktemp("undisturbed")
     return folder, gsearch(folder, "--out", "run")
 

@@ -112,7 +112,7 @@ def test_the_evaluator_searches_on_prompts_spread_over_its_samples(
 
 @pytest.mark.slow
 def test_find_k_on_the_command_line(
-    capsys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, llava_factory: Any
+    capsys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, llava_factory: Any, ray_here: None
 ) -> None:
     """A model whose layers 7 and 8 attend in vain: K is 6, and the comparison shows it beside the control."""
     from tiny_llava import make_processor
@@ -132,7 +132,7 @@ def test_find_k_on_the_command_line(
     (tmp_path / "samples.json").write_text(json.dumps(entries))
     monkeypatch.chdir(tmp_path)
     arguments = ["--strategy", "vtw", "--find-k", "--strategy", "fastv", "--strategy", "random"]
-    arguments += ["--decode-every", "1", "--decode-keep", "0"]
+    arguments += ["--decode-every", "1", "--decode-keep", "0", "--cpus-per-actor", "1"]
     with pytest.raises(SystemExit) as stop:
         main(["evaluate", *arguments, "--model", "model", "--samples", "samples.json"])
     out = capsys.readouterr().out

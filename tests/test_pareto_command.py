@@ -1,7 +1,6 @@
 """`vtr-ray pareto`: mistakes get one line; a run leaves its front, its choice and its MLflow run."""
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -78,15 +77,6 @@ def few(tmp_path_factory) -> Path:
         entries.append({"id": str(number), "image": name, "conversations": turns})
     (folder / "few.json").write_text(json.dumps(entries))
     return folder / "few.json"
-
-
-@pytest.fixture(scope="module")
-def ray_here() -> Iterator[None]:
-    """One Ray for all calls of the command in this module."""
-    from vtr_ray.tuning.cluster import connected
-
-    with connected(cpus=2):
-        yield
 
 
 @pytest.mark.slow

@@ -119,7 +119,7 @@ def run(folder, *arguments):
 
 
 @pytest.mark.slow
-def test_two_searches_in_one_job_then_resumed(tmp_path):
+def test_two_searches_in_one_job_then_resumed(tmp_path, ray_here):
     from mlflow import MlflowClient
 
     goals = ["--budget", "0.3", "--match", "fastv:0.7"]

@@ -54,11 +54,14 @@ def test_what_cannot_be_reproduced_is_said_in_one_line(
 
 
 @pytest.mark.slow
-def test_a_table_stands_beside_the_papers(home: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_table_stands_beside_the_papers(
+    home: Path, capsys: pytest.CaptureFixture[str], ray_here: None
+) -> None:
     ours = strategies.p_sigmoid(12, 0.11, 0.5)
     run = finished_search(home / "p", ours, "psigmoid")
     arguments = [
-        "--table", "9", "--suite", "vtr_text", "--limit", "6", "--repeats", "2", "--out", "nine", run,
+        "--table", "9", "--suite", "vtr_text", "--limit", "6", "--repeats", "2", "--out", "nine",
+        "--cpus-per-actor", "1", run,
     ]  # fmt: skip
     assert status(*arguments) == 0
     out = capsys.readouterr().out

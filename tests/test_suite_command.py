@@ -15,13 +15,13 @@ from commands import run_here
 from vtr_ray import Schedule, embedded, strategies
 from vtr_ray.cli import main
 
-pytestmark = pytest.mark.slow
+pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("ray_here")]
 
-SUITE = ["--suite", "vtr_text", "--suite", "vtr_existence", "--limit", "24"]
+SUITE = ["--suite", "vtr_text", "--suite", "vtr_existence", "--limit", "24", "--cpus-per-actor", "1"]
 
 
 @pytest.fixture(scope="module")
-def evaluated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+def evaluated(tmp_path_factory: pytest.TempPathFactory, ray_here: None) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("evaluated")
     strategies.p_sigmoid(12, 0.3, 0.8).save(folder / "mine.json")
     out = run_here(

@@ -20,17 +20,16 @@ from vtr_ray.errors import InputError
 from vtr_ray.evaluation.outcome import effectiveness
 from vtr_ray.evaluation.pool import EvaluatorPool, PoolClient
 from vtr_ray.schedule import Schedule
-from vtr_ray.tuning.cluster import connected, fair_share
+from vtr_ray.tuning.cluster import fair_share
 
 pytestmark = pytest.mark.slow
 SCHEDULE = Schedule.from_rates([1, 1, 0.6, 0.5, 0.4, 0.3, 0.2, 0.0])
 
 
 @pytest.fixture(scope="module", autouse=True)
-def ray_here() -> Iterator[None]:
+def by_value(ray_here: None) -> Iterator[None]:
     ray.cloudpickle.register_pickle_by_value(toys)
-    with connected(cpus=4):  # a bookkeeping figure: the evaluators only sleep
-        yield
+    yield
     ray.cloudpickle.unregister_pickle_by_value(toys)
 
 

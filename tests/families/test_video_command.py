@@ -16,7 +16,7 @@ from vtr_ray.cli import main
 
 @pytest.mark.slow
 def test_a_search_over_videos_on_the_command_line(
-    capsys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_llava_dir: Path
+    capsys: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tiny_llava_dir: Path, ray_here: None
 ) -> None:
     model, processor = ready("qwen2.5-vl")
     model.save_pretrained(tmp_path / "model")
@@ -30,7 +30,7 @@ def test_a_search_over_videos_on_the_command_line(
         entries.append({"id": str(number), "video": f"videos/{number}.mp4", "conversations": conversations})
     (tmp_path / "samples.json").write_text(json.dumps(entries))
     monkeypatch.chdir(tmp_path)
-    common = ["--samples", "samples.json", "--frames", "4", "--no-compare", "--out"]
+    common = ["--samples", "samples.json", "--frames", "4", "--no-compare", "--cpus-per-actor", "1", "--out"]
     search = ["--stride", "3", "--initial", "3", "--iterations", "1"]
     with pytest.raises(SystemExit) as stop:
         main(["gsearch", "--model", "model", *search, *common, "run"])

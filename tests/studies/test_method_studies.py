@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import posixpath
 from dataclasses import replace
 
 import pytest
@@ -86,7 +87,7 @@ def test_training_holds_where_only_tuning_for_the_budget_helps(
     assert found.metrics[f"accuracy/{P_SIGMOID}/{TUNED}/{REDUCED}"] == pytest.approx(0.9 + tuned)
 
 
-def test_their_figures_draw_their_tables() -> None:
+def test_their_figures_draw_their_tables_and_mlflow_takes_their_names() -> None:
     findings = [
         every_benchmark([WHOLE, OURS]),
         on_videos([WHOLE, OURS, method("FastV", 0.8, 2.0), method(P_SIGMOID, 0.8, 2.0)], "FastV", (0, False)),
@@ -96,3 +97,4 @@ def test_their_figures_draw_their_tables() -> None:
         (drawing,) = draw(finding)
         assert drawing.png.startswith(b"\x89PNG")
         assert any(table.rows == drawing.rows for table in finding.tables.values())
+        assert all(posixpath.normpath(name) == name for name in finding.metrics)

@@ -12,6 +12,8 @@ from vtr_ray.errors import InputError
 from vtr_ray.interrupts import Interrupted, interruptible
 from vtr_ray.tuning.cluster import connected
 
+pytestmark = pytest.mark.usefixtures("no_ray")
+
 
 @pytest.mark.parametrize("signum", [signal.SIGINT, signal.SIGTERM])
 def test_a_signal_interrupts_and_the_old_handler_comes_back(signum: signal.Signals) -> None:

@@ -17,7 +17,6 @@ from vtr_ray.evaluation.pool import EvaluatorPool
 from vtr_ray.evaluation.statistics import lower_bound
 from vtr_ray.schedule import Schedule
 from vtr_ray.search import GSearch
-from vtr_ray.tuning.cluster import connected
 from vtr_ray.tuning.directory import BASELINE, LEDGER, Entry, read_ledger
 from vtr_ray.tuning.facts import trial_facts
 from vtr_ray.tuning.run import run_search
@@ -89,10 +88,9 @@ def test_tracking_is_told_of_stopped_trials_and_bounds() -> None:
 
 
 @pytest.fixture(scope="module")
-def pools() -> Iterator[list[EvaluatorPool]]:
+def pools(ray_here: None) -> Iterator[list[EvaluatorPool]]:
     ray.cloudpickle.register_pickle_by_value(toys)
     with (
-        connected(cpus=4),
         EvaluatorPool(toys.Make(), actors=2, cpus=1.0) as two,
         EvaluatorPool(toys.Make(), actors=1, cpus=1.0) as one,
     ):

@@ -41,7 +41,7 @@ pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")
-def cluster() -> Iterator[Cluster]:
+def cluster(no_ray: None) -> Iterator[Cluster]:
     """Three nodes; the last has two GPUs, on paper."""
     patch = pytest.MonkeyPatch()
     patch.setenv("RAY_AUTH_MODE", "token")

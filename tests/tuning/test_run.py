@@ -25,7 +25,6 @@ from vtr_ray.schedule import Schedule
 from vtr_ray.search import GSearch, PSigmoidSearch
 from vtr_ray.store import default_uri
 from vtr_ray.tracking import LINK, Tracker
-from vtr_ray.tuning.cluster import connected
 from vtr_ray.tuning.directory import LEDGER, Entry, read_ledger
 from vtr_ray.tuning.progress import Progress
 from vtr_ray.tuning.run import run_search
@@ -36,10 +35,9 @@ DRIVER = Path(__file__).with_name("tuning_driver.py")
 
 
 @pytest.fixture(scope="module", autouse=True)
-def ray_here() -> Iterator[None]:
+def toys_by_value(ray_here: None) -> Iterator[None]:
     ray.cloudpickle.register_pickle_by_value(toys)
-    with connected(cpus=4):
-        yield
+    yield
     ray.cloudpickle.unregister_pickle_by_value(toys)
 
 

@@ -94,10 +94,11 @@ class PoolOptions:
         cpus, gpus = fair_share(self.actors)
         cpus = cpus if self.cpus is None else self.cpus
         gpus = gpus if self.gpus is None else self.gpus
-        if not Path(model.path).exists():
+        there = Path(model.path).exists()
+        if not there:
             on_every_node(partial(fetch_model, model.path), gpus=gpus > 0)
         factory = EvaluatorSpec(
-            model=model.path,
+            model=str(Path(model.path).absolute()) if there else model.path,  # actors run elsewhere
             samples=samples.load,
             batch_size=model.batch,
             dtype=model.dtype,

@@ -17,7 +17,7 @@ class Trained:
     """Weights that were trained in one way, evaluated under one schedule.
 
     schedule: `G_SEARCH`, `P_SIGMOID` or `NONE`. weights: `START`, `TUNED` or `SHIPPED`. how: `REDUCED` (under
-    that schedule) or `PLAIN`. accuracy: average over benchmarks, in [0, 1]. difference: to the weights of the
+    that schedule) or `PLAIN`; empty: neither, as shipped. accuracy: average over benchmarks, in [0, 1]. difference: to the weights of the
     same steps trained plainly, under the same schedule, paired; significant: whether it is.
     """
 
@@ -66,5 +66,8 @@ def trained_with_reductions(rows: Sequence[Trained], steps: int, tuning_steps: i
                 ],
             )
         },
-        metrics={f"accuracy/{one.schedule}/{one.weights}/{one.how}": one.accuracy for one in rows},
+        metrics={
+            "/".join(("accuracy", one.schedule, one.weights, *([one.how] if one.how else []))): one.accuracy
+            for one in rows
+        },
     )
