@@ -7,7 +7,7 @@ from torch import Tensor
 
 from vtr_ray.search.shape import ShapeModel
 
-GENTLE = 0.003  # fall between two tried points that is no cliff's, of E
+GENTLE = 0.003  # of the cliff's fall, what every gap has beside it: gains that are no cliff's come evenly
 HIDDEN = 0.1  # deviation midway between two tried points, in samples, of changes that cancel out
 
 

@@ -17,8 +17,9 @@ class Trained:
     """Weights that were trained in one way, evaluated under one schedule.
 
     schedule: `G_SEARCH`, `P_SIGMOID` or `NONE`. weights: `START`, `TUNED` or `SHIPPED`. how: `REDUCED` (under
-    that schedule) or `PLAIN`; empty: neither, as shipped. accuracy: average over benchmarks, in [0, 1]. difference: to the weights of the
-    same steps trained plainly, under the same schedule, paired; significant: whether it is.
+    that schedule), `PLAIN`, or empty where they are as shipped. accuracy: average over benchmarks, in [0, 1].
+    difference: to the weights of the same steps trained plainly, under the same schedule, paired;
+    significant: whether it is.
     """
 
     schedule: str
