@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -132,7 +133,7 @@ def _groups(axes: Any, bars: Sequence[tuple[str, str, float]]) -> None:
         own = [(groups.index(group), value) for group, one, value in bars if one == name]
         places = [place + (number - (len(names) - 1) / 2) * width for place, _ in own]
         axes.bar(places, [value for _, value in own], width, color=look.colour, label=name)
-    axes.set_xticks(range(len(groups)), groups)
+    axes.set_xticks(range(len(groups)), [re.sub("(?<=[:/])", "\n", group) for group in groups])
     axes.grid(False, axis="x")
 
 
