@@ -2,87 +2,16 @@
 
 from __future__ import annotations
 
-import math
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
 from typing import Any, ClassVar, Protocol, Self
 
 from vtr_ray.errors import InputError, Stopped
 from vtr_ray.schedule import Schedule
+from vtr_ray.search.checks import checked_float, checked_score, checked_scores
+from vtr_ray.search.trial import Entry, Trial, TrialResult
 
 STATE_VERSION = 1
-
-
-@dataclass(frozen=True)
-class Trial:
-    """One evaluation to be done: measure E of `schedule`, then `tell` it.
-
-    G-Search sets `layer` (counted from 1) and `rate`, P-Sigmoid sets `k`, the Pareto search also `budget` and
-    `alpha`, or which reference `strategy` it is. Ids count from 1.
-    """
-
-    id: int
-    schedule: Schedule
-    layer: int | None = None
-    rate: float | None = None
-    k: float | None = None
-    budget: float | None = None
-    alpha: float | None = None
-    strategy: str | None = None
-
-
-@dataclass(frozen=True)
-class TrialResult:
-    """What became of a trial: `score` (E) and `objective`, or the reason of its `failure`, or neither yet.
-
-    bound: `E - E(no reduction)` is at least this, where the search was told.
-    stopped: the trial was stopped early; E is at most this. It has no score then.
-    """
-
-    id: int
-    schedule: Schedule
-    layer: int | None
-    rate: float | None
-    k: float | None
-    score: float | None
-    objective: float | None
-    failure: str | None
-    bound: float | None = None
-    stopped: float | None = None
-    budget: float | None = None
-    alpha: float | None = None
-    strategy: str | None = None
-
-
-@dataclass
-class _Entry:
-    trial: Trial
-    point: int
-    threshold: float | None = None
-    score: float | None = None
-    failure: str | None = None
-    bound: float | None = None
-    stopped: float | None = None
-    scores: tuple[float, ...] | None = None
-
-    @property
-    def outstanding(self) -> bool:
-        return self.score is None and self.failure is None and self.stopped is None
-
-    @property
-    def record(self) -> dict[str, Any]:
-        """JSON; what only some searches have is left out where there is none."""
-        scores = None if self.scores is None else list(self.scores)
-        some = {"threshold": self.threshold, "bound": self.bound, "stopped": self.stopped, "scores": scores}
-        return {
-            "id": self.trial.id,
-            "layer": self.trial.layer,
-            "point": self.point,
-            "score": self.score,
-            "failure": self.failure,
-            **{name: value for name, value in some.items() if value is not None},
-        }
 
 
 class Points(Protocol):
@@ -122,7 +51,7 @@ class Search(ABC):
     def __init__(self, settings: dict[str, Any], round_size: int) -> None:
         self.settings = settings
         self._round_size = round_size
-        self._entries: list[_Entry] = []
+        self._entries: list[Entry] = []
         self._queue: list[int] = []
         self._pending: set[int] = set()
         self._line: Points | None = None  # None: finished
@@ -198,7 +127,7 @@ class Search(ABC):
                 mean is not E.
         """
         entry = self._outstanding(trial)
-        value = _checked_score(score, f"trial {trial.id}")
+        value = checked_score(score, f"trial {trial.id}")
         if scores is not None:
             scores = self._checked_scores(scores, value, trial)
             entry.scores = scores if self.uses_scores else None
@@ -223,7 +152,7 @@ class Search(ABC):
             InputError: a trial that this search did not ask or that was told before; one that can still win.
         """
         entry = self._outstanding(trial)
-        value = _checked_score(ceiling, f"trial {trial.id}")
+        value = checked_score(ceiling, f"trial {trial.id}")
         if entry.threshold is None or value >= entry.threshold:
             raise InputError(
                 f"Trial {trial.id} may have E {value:g}, which can still be the best; evaluate it to the end."
@@ -301,9 +230,9 @@ class Search(ABC):
         search._queue = [entry.trial.id for entry in search._entries if entry.outstanding]
         return search
 
-    def _add(self, point: int) -> _Entry:
+    def _add(self, point: int) -> Entry:
         trial = self._trial(len(self._entries) + 1, point)
-        entry = _Entry(trial, point, self._threshold(trial))
+        entry = Entry(trial, point, self._threshold(trial))
         self._entries.append(entry)
         self._queue.append(entry.trial.id)
         return entry
@@ -320,14 +249,14 @@ class Search(ABC):
         entry.threshold = record.get("threshold")
         entry.bound, entry.stopped = record.get("bound"), record.get("stopped")
         if record["score"] is not None:
-            entry.score = _checked_score(record["score"], f"trial {entry.trial.id}")
+            entry.score = checked_score(record["score"], f"trial {entry.trial.id}")
             if record.get("scores") is not None:
                 entry.scores = self._checked_scores(record["scores"], entry.score, entry.trial)
         elif record["failure"] is not None:
             entry.failure = str(record["failure"])
         self._settle(entry)
 
-    def _outstanding(self, trial: Trial) -> _Entry:
+    def _outstanding(self, trial: Trial) -> Entry:
         if not isinstance(trial, Trial):
             raise InputError(f"Tell a trial that ask() gave, not {type(trial).__name__}.")
         entry = self._entries[trial.id - 1] if 1 <= trial.id <= len(self._entries) else None
@@ -337,7 +266,7 @@ class Search(ABC):
             raise InputError(f"Trial {trial.id} was told before; tell each trial once.")
         return entry
 
-    def _settle(self, entry: _Entry) -> None:
+    def _settle(self, entry: Entry) -> None:
         if entry.outstanding:
             return
         trial_id = entry.trial.id
@@ -355,18 +284,10 @@ class Search(ABC):
             self._close()
 
     def _checked_scores(self, scores: Sequence[float], mean: float, trial: Trial) -> tuple[float, ...]:
-        where = f"trial {trial.id}"
-        values = tuple(_checked_score(score, f"a sample of {where}") for score in scores)
-        others = next((entry.scores for entry in self._entries if entry.scores is not None), values)
-        if len(values) != len(others):
-            raise InputError(
-                f"{where} has {len(values)} samples and others have {len(others)}; tell the same."
-            )
-        if not values or abs(math.fsum(values) / len(values) - mean) > 1e-6:
-            raise InputError(f"The scores of {where} do not have the mean {mean:g}; tell those behind E.")
-        return values
+        known = next((entry.scores for entry in self._entries if entry.scores is not None), None)
+        return checked_scores(f"trial {trial.id}", scores, mean, None if known is None else len(known))
 
-    def _result(self, entry: _Entry) -> TrialResult:
+    def _result(self, entry: Entry) -> TrialResult:
         trial, score = entry.trial, entry.score
         return TrialResult(
             id=trial.id,
@@ -387,29 +308,3 @@ class Search(ABC):
     def _all_failed(self) -> Stopped:
         reason = self._entries[0].failure if self._entries else "none was run"
         return Stopped(f"The search found nothing: every trial failed (the first: {reason}).")
-
-
-def checked_int(name: str, value: Any, least: int) -> int:
-    """`value`, if it is an integer of at least `least`; InputError otherwise."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise InputError(f"{name} is {value!r}; use an integer of at least {least}.")
-    return value
-
-
-def checked_float(name: str, value: Any, least: float, most: float = math.inf) -> float:
-    """`value` as float, if it is a finite number within the bounds; InputError otherwise."""
-    ok = isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
-    if not ok or not least <= value <= most:
-        bounds = f"of at least {least:g}" if math.isinf(most) else f"in [{least:g}, {most:g}]"
-        raise InputError(f"{name} is {value!r}; use a number {bounds}.")
-    return float(value)
-
-
-def _checked_score(score: Any, where: str) -> float:
-    try:
-        value = float(score)
-    except (TypeError, ValueError):
-        value = math.nan
-    if not 0.0 <= value <= 1.0:
-        raise InputError(f"The score of {where} is {score!r}; E must be in [0, 1] (or report search.fail).")
-    return value

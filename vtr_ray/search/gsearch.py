@@ -7,11 +7,13 @@ from dataclasses import dataclass
 
 from vtr_ray.errors import InputError
 from vtr_ray.schedule import Schedule
-from vtr_ray.search.asktell import Search, Trial, TrialResult, checked_float, checked_int
+from vtr_ray.search.asktell import Search
 from vtr_ray.search.belief import LayerBelief, by_rate
+from vtr_ray.search.checks import checked_float, checked_int
 from vtr_ray.search.line import Line
 from vtr_ray.search.objectives import PAPER, allowed_drop
 from vtr_ray.search.optimiser import Surrogate, checked_kind, spread
+from vtr_ray.search.trial import Trial, TrialResult
 
 MAX_GRID = 1024  # finer rates cannot be told apart
 FIRST_REDUCED = 3

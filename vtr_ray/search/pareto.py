@@ -9,10 +9,12 @@ from typing import Any, Self
 from vtr_ray import strategies
 from vtr_ray.errors import InputError
 from vtr_ray.schedule import Schedule
-from vtr_ray.search.asktell import Search, Trial, TrialResult, checked_float, checked_int
+from vtr_ray.search.asktell import Search
+from vtr_ray.search.checks import checked_float, checked_int
 from vtr_ray.search.front import hypervolume, non_dominated
 from vtr_ray.search.plane import NONE, NOTHING, Plane
 from vtr_ray.search.sigmoids import Key, Lattice
+from vtr_ray.search.trial import Trial, TrialResult
 
 
 @dataclass(frozen=True)

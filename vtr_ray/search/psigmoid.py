@@ -6,9 +6,11 @@ from collections.abc import Sequence
 
 from vtr_ray.errors import InputError
 from vtr_ray.schedule import Schedule
-from vtr_ray.search.asktell import Search, Trial, checked_float, checked_int
+from vtr_ray.search.asktell import Search
+from vtr_ray.search.checks import checked_float, checked_int
 from vtr_ray.search.line import Line
 from vtr_ray.search.optimiser import Surrogate, spread
+from vtr_ray.search.trial import Trial
 from vtr_ray.strategies import p_sigmoid
 
 STEPS = 400  # values of k are told apart to k_max / STEPS
