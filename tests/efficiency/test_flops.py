@@ -111,6 +111,7 @@ def reducible() -> list[Case]:
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "schedule",
     [

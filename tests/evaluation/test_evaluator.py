@@ -219,6 +219,7 @@ def overflowing(tiny_llava_dir):
     return model, processor
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", SCHEDULES)
 @pytest.mark.parametrize("teacher_forcing", [True, False])
 def test_not_a_number_is_a_wrong_answer_of_that_sample_alone(

@@ -102,6 +102,7 @@ def test_outcomes_are_those_from_scratch(loaded: Any, samples: SampleSet, expect
     assert scores == [{o.sample_id: o.score for o in outcomes} for outcomes in expected]
 
 
+@pytest.mark.slow
 def test_batches_that_change_actors(loaded: Any, samples: SampleSet, expected: list[Any]) -> None:
     """Dealt anew in every trial, one actor new in mid-search: an actor that lacks a state runs the layers."""
     actors = [Evaluator(*loaded, samples, BATCH) for _ in range(2)]
@@ -114,6 +115,7 @@ def test_batches_that_change_actors(loaded: Any, samples: SampleSet, expected: l
     assert all(actor.prefixes.found and actor.prefixes.missed > number for actor in actors)
 
 
+@pytest.mark.slow
 def test_a_search_is_the_same(loaded: Any, samples: SampleSet) -> None:
     found = []
     for cache in (2**30, 0):
@@ -131,6 +133,7 @@ def run(evaluator: Evaluator, expected: list[Any], trials_: int = 8) -> None:
         assert evaluator.evaluate(schedule) == outcomes
 
 
+@pytest.mark.slow
 def test_the_limit_counts_everything(
     loaded: Any, samples: SampleSet, expected: list[Any], caplog: Any
 ) -> None:
@@ -160,6 +163,7 @@ def on_disk(monkeypatch: Any, tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.slow
 def test_disk(on_disk: Path, loaded: Any, samples: SampleSet, expected: list[Any]) -> None:
     evaluator = Evaluator(*loaded, samples, BATCH)
     run(evaluator, expected)
@@ -198,6 +202,7 @@ def test_a_new_folder_is_never_taken_for_a_dead_processs(monkeypatch: Any, tmp_p
     assert ours.is_dir() and others[1].is_dir() and ours != others[1]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("full", ["no space", "no room", "file size"])
 def test_a_full_disk(
     full: str,
@@ -242,6 +247,7 @@ def refused(layer: Any, refuse: Any) -> Iterator[None]:
         hook.remove()
 
 
+@pytest.mark.slow
 def test_out_of_memory_gives_the_cache_up_first(
     loaded: Any, samples: SampleSet, expected: list[Any], caplog: Any
 ) -> None:
@@ -260,6 +266,7 @@ def test_out_of_memory_gives_the_cache_up_first(
     assert not any("halved" in record.message for record in caplog.records)
 
 
+@pytest.mark.slow
 def test_out_of_memory_moves_the_batches_inputs_before_all_else(
     loaded: Any, samples: SampleSet, expected: list[Any], caplog: Any, monkeypatch: Any
 ) -> None:
@@ -286,6 +293,7 @@ def test_out_of_memory_moves_the_batches_inputs_before_all_else(
     assert evaluator._device_budget == 0 and evaluator.prefixes.tiers.near >= near > 0
 
 
+@pytest.mark.slow
 def test_batches_that_are_too_large_do_not_each_cost_the_cache(
     loaded: Any, samples: SampleSet, expected: list[Any], caplog: Any
 ) -> None:

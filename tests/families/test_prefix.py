@@ -50,6 +50,7 @@ def steps(model: Any, reduction: Any, inputs: dict[str, Any], prefix: Prefix | N
     return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("attn", ["sdpa", "eager"])
 @pytest.mark.parametrize("name", TOYS)
 @torch.inference_mode()

@@ -73,6 +73,7 @@ def expected() -> dict[str, Any]:
     return figures(found)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("count", [1, 2, 3, 5])
 def test_every_embedded_task_is_what_lmms_eval_says(
     network: Any, first_documents: list[Chosen], expected: dict[str, Any], count: int, tmp_path: Path
