@@ -12,6 +12,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+from recorded_curves import recorded
 
 from vtr_ray.evaluation.early import EarlyStop
 from vtr_ray.evaluation.outcome import Outcome
@@ -49,13 +50,12 @@ def replay(scores: np.ndarray, weight: float, seed: int, stop: bool) -> tuple[fl
 
 
 def main() -> None:
-    content = json.loads((FOLDER / "curves.json").read_text(encoding="utf-8"))
+    vision_tokens, layers = recorded()
     results = []
     print("| layer | evaluations with --stop-early | trials stopped | objective, 1e-4, minus without |")
     print("| --- | --- | --- | --- |")
-    for line in content["layers"]:
-        scores = np.array([[content["scores"][letter] for letter in point] for point in line["outcomes"]])
-        weight = WEIGHT * (len(scores) - 1) / content["vision_tokens"]
+    for layer, scores in layers.items():
+        weight = WEIGHT * (len(scores) - 1) / vision_tokens
         found = []
         for seed in SEEDS:
             order = np.random.default_rng(seed).permutation(scores.shape[1])
@@ -63,10 +63,8 @@ def main() -> None:
             without = replay(scores[:, order], weight, seed, False)
             found.append((*with_stop[:2], 1e4 * (with_stop[2] - without[2])))
         share, stopped, difference = np.mean(found, axis=0)
-        results.append(
-            {"layer": line["layer"], "evaluated": share, "stopped": stopped, "objective_1e-4": difference}
-        )
-        print(f"| {line['layer']} | {share:.0%} | {stopped:.0%} | {difference:+.2f} |", flush=True)
+        results.append({"layer": layer, "evaluated": share, "stopped": stopped, "objective_1e-4": difference})
+        print(f"| {layer} | {share:.0%} | {stopped:.0%} | {difference:+.2f} |", flush=True)
     (FOLDER / "early_stop.json").write_text(json.dumps(results, indent=1) + "\n", encoding="utf-8")
 
 

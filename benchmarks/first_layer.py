@@ -9,16 +9,13 @@ G-Search that is told E alone, evenly spaced points, random points.
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
-
 import numpy as np
+from recorded_curves import recorded
 from rich.console import Console
 from rich.table import Table
 
 from vtr_ray.search import GSearch
 
-FILE = Path(__file__).with_name("curves.json")
 WEIGHT, INITIAL, ITERATIONS, SEEDS = 0.01, 10, 5, range(20)
 
 
@@ -37,9 +34,8 @@ def searched(scores: np.ndarray, seed: int, told: bool) -> tuple[float, int]:
 
 def main() -> None:
     """Prints the table."""
-    content = json.loads(FILE.read_text(encoding="utf-8"))
-    first = content["layers"][0]
-    scores = np.array([[content["scores"][letter] for letter in point] for point in first["outcomes"]])
+    _, layers = recorded()
+    scores = layers[3]
     tokens, curve = len(scores) - 1, scores.mean(axis=1)
     objective = curve - WEIGHT * np.arange(tokens + 1) / tokens
     best = int(objective.argmax())

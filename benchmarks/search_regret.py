@@ -55,7 +55,7 @@ def g_search(world: World, seed: int, round_size: int = 1) -> Found:
         trials = [trial for trial in (search.ask() for _ in range(round_size)) if trial is not None]
         for trial in trials:
             rates = trial.schedule.rates
-            search.tell(trial, world(rates), scores=None if world.kind == "smooth" else world.scores(rates))
+            search.tell(trial, world(rates), scores=world.scores(rates))
     return list(search.best.rates), max(len(layer.trials) for layer in search.layers)
 
 

@@ -19,7 +19,6 @@ compared. Optuna comes with `pip install -e ".[bench]"`.
 from __future__ import annotations
 
 import argparse
-import json
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -28,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from recorded_curves import recorded
 from scipy import stats
 
 from vtr_ray import strategies
@@ -110,21 +110,17 @@ def steep(kind: Kind) -> Callable[[int], list[Curve]]:
     return curves
 
 
-def recorded(weight: float) -> Callable[[int], list[Curve]]:
-    content = json.loads((FOLDER / "curves.json").read_text(encoding="utf-8"))
-    tables = [
-        np.array([[content["scores"][letter] for letter in point] for point in line["outcomes"]])
-        for line in content["layers"]
-    ]
+def of_the_model(weight: float) -> Callable[[int], list[Curve]]:
+    vision_tokens, layers = recorded()
 
     def curves(seed: int) -> list[Curve]:
         found = []
-        for number, scores in enumerate(tables):
+        for number, scores in enumerate(layers.values()):
             rng = np.random.default_rng([seed, number])
             half = rng.permutation(scores.shape[1])[: scores.shape[1] // 2]
             top = round((len(scores) - 1) * rng.uniform(0.7, 1.0))
             kept = scores[: top + 1, half]
-            found.append(Curve(kept.mean(axis=1), weight * top / content["vision_tokens"], kept))
+            found.append(Curve(kept.mean(axis=1), weight * top / vision_tokens, kept))
         return found
 
     return curves
@@ -136,7 +132,7 @@ def rows() -> Iterator[Row]:
             name = f"{kind}, {tokens} tokens, lambda {weight:g}, {initial} + {iterations}"
             yield Row(name, initial, iterations, synthetic(kind, tokens, weight))
     for initial, iterations in ((10, 5), (5, 7)):
-        yield Row(f"recorded, lambda 0.01, {initial} + {iterations}", initial, iterations, recorded(0.01))
+        yield Row(f"recorded, lambda 0.01, {initial} + {iterations}", initial, iterations, of_the_model(0.01))
     for kind in KINDS:
         yield Row(f"k, {kind}, 10 + 5", 10, 5, steep(kind))
 

@@ -1,12 +1,16 @@
 """The surrogate of samples that change between tried rates: against simulation, and on recorded curves."""
 
 import json
+import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from test_shape import fall
+
+sys.path.append(str(Path(__file__).parents[2] / "benchmarks"))
+from recorded_curves import recorded
 
 from vtr_ray.errors import InputError
 from vtr_ray.search import GSearch, PSigmoidSearch
@@ -23,8 +27,8 @@ SCORES = np.array([
     [1, 0, 1, 1, 1, 1, 0.5, 0],
     [1, 1, 1, 1, 1, 1, 0.5, 0],
 ])  # fmt: skip
-RECORDED = Path(__file__).parents[2] / "benchmarks" / "curves.json"
 BAR = 0.0005
+_, LAYERS = recorded()
 
 
 def model(order: tuple[int, ...] = (0, 1, 2, 3)) -> FlipModel:
@@ -100,14 +104,6 @@ def test_where_samples_come_and_go_e_may_exceed_both_neighbours() -> None:
     assert above > 0.92 and (mean[:, 1] + 2 * covariance[:, 1, 1] ** 0.5).max() < 0.905
 
 
-def recorded() -> list[np.ndarray]:
-    content = json.loads(RECORDED.read_text())
-    return [
-        np.array([[content["scores"][letter] for letter in point] for point in line["outcomes"]])
-        for line in content["layers"]
-    ]
-
-
 def lost(scores: np.ndarray, seed: int = 0, told: bool = True, round_size: int = 1) -> tuple[float, int]:
     """What a search of one layer loses against its whole grid, and its trials."""
     top = len(scores) - 1
@@ -123,7 +119,7 @@ def lost(scores: np.ndarray, seed: int = 0, told: bool = True, round_size: int =
 
 
 def test_on_the_recorded_first_layer_it_is_within_the_bar_of_exhaustive_search() -> None:
-    first = recorded()[0]
+    first = LAYERS[3]
     found = [lost(first, seed) for seed in range(20)]
     assert np.mean([loss for loss, _ in found]) <= BAR and max(trials for _, trials in found) <= 15
     assert lost(first, told=False)[0] > 4 * BAR  # E alone does not show where to look
@@ -133,7 +129,7 @@ def test_on_the_recorded_first_layer_it_is_within_the_bar_of_exhaustive_search()
 def test_recorded_halves_of_all_layers_are_within_the_bar(round_size: int) -> None:
     losses = []
     for seed in range(2000, 2006):
-        for number, scores in enumerate(recorded()):
+        for number, scores in enumerate(LAYERS.values()):
             half = np.random.default_rng([seed, number]).permutation(scores.shape[1])[::2]
             losses.append(lost(scores[:, half], round_size=round_size)[0])
     assert np.mean(losses) <= BAR
@@ -150,7 +146,7 @@ def told(search: GSearch, scores: np.ndarray, count: int) -> GSearch:
 
 
 def test_a_restored_search_and_a_recalled_one_propose_the_same() -> None:
-    first = recorded()[0]
+    first = LAYERS[3]
     search = told(GSearch(6, 144, samples=510), first, 20)  # five trials into the second layer
     again = GSearch.from_state_dict(json.loads(json.dumps(search.state_dict())))
     recalled = GSearch(6, 144, samples=510)

@@ -24,7 +24,7 @@ def g_search(world: World, round_size: int = 1) -> GSearch:
     while not search.finished:
         for trial in [trial for trial in (search.ask() for _ in range(round_size)) if trial]:
             rates = trial.schedule.rates
-            search.tell(trial, world(rates), scores=None if world.kind == "smooth" else world.scores(rates))
+            search.tell(trial, world(rates), scores=world.scores(rates))
     return search
 
 

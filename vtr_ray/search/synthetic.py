@@ -47,14 +47,17 @@ class World:
 
     def __call__(self, rates: Sequence[float] | Floats) -> float:
         """E of the schedule with these `L` rates; the first two layers do not matter."""
+        scores = self.scores(rates)
+        if scores is not None:
+            return float(scores.mean())
         r = np.asarray(rates, dtype=np.float64)[2:]
-        if self.kind == "smooth":
-            gate = 1 / (1 + np.exp(np.minimum((self.cliffs[2:] - r) / self.width, 700)))
-            return float(self.floor + (self.top - self.floor) * gate.min())
-        return float(self.scores(rates).mean())
+        gate = 1 / (1 + np.exp(np.minimum((self.cliffs[2:] - r) / self.width, 700)))
+        return float(self.floor + (self.top - self.floor) * gate.min())
 
-    def scores(self, rates: Sequence[float] | Floats) -> Floats:
-        """1 for each right question, 0 for the others: [samples]. Not of a smooth world, which has none."""
+    def scores(self, rates: Sequence[float] | Floats) -> Floats | None:
+        """1 for each right question, 0 for the others: [samples]. None in a smooth world: it has none."""
+        if self.kind == "smooth":
+            return None
         r = np.asarray(rates, dtype=np.float64)[2:]
         right = (r + 1e-9 >= self.needs[:, 2:]).all(axis=1)
         if self.kind == "fickle":

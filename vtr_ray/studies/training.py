@@ -68,7 +68,6 @@ def trained_with_reductions(rows: Sequence[Trained], steps: int, tuning_steps: i
             )
         },
         metrics={
-            "/".join(("accuracy", one.schedule, one.weights, *([one.how] if one.how else []))): one.accuracy
-            for one in rows
+            f"accuracy/{one.schedule}/{one.weights}/{one.how}".rstrip("/"): one.accuracy for one in rows
         },
     )
