@@ -19,6 +19,16 @@ def test_fastv_cuts_once_after_layer_k_by_the_last_token() -> None:
     assert (schedule.ranking, schedule.positions) == (Ranking.LAST_TOKEN, "original")
 
 
+def test_one_cut_has_the_ranking_and_the_memory_cost_of_a_curve() -> None:
+    curve = strategies.p_sigmoid(12, budget=0.2, k=0.8)
+    flat = strategies.one_cut(curve)
+    assert flat.memory_cost == pytest.approx(curve.memory_cost, abs=1e-9)
+    assert flat.rates[:2] == (1.0, 1.0) and len(set(flat.rates[2:])) == 1
+    assert (flat.ranking, flat.positions, flat.rounding) == (curve.ranking, curve.positions, curve.rounding)
+    with pytest.raises(InputError, match="one_cut cannot reach a memory cost of 0.08333"):
+        strategies.one_cut(strategies.vtw(12, withdraw_after=1))
+
+
 def test_vtw_empties_after_half() -> None:
     assert strategies.vtw(32).rates == (1.0,) * 16 + (0.0,) * 16
     assert strategies.vtw(5).rates == (1.0, 1.0, 0.0, 0.0, 0.0)

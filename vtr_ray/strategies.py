@@ -11,7 +11,7 @@ from typing import Any
 from vtr_ray.errors import InputError
 from vtr_ray.schedule import Ranking, Schedule
 
-__all__ = ["at_memory_cost", "fastv", "none", "p_sigmoid", "pyramid_drop", "random", "vtw"]
+__all__ = ["at_memory_cost", "fastv", "none", "one_cut", "p_sigmoid", "pyramid_drop", "random", "vtw"]
 
 
 def none(num_layers: int) -> Schedule:
@@ -60,6 +60,20 @@ def pyramid_drop(num_layers: int, layers: Sequence[int] | None = None, keep: flo
 def random(schedule: Schedule, seed: int = 0) -> Schedule:
     """The control: the same rates, tokens drawn at random (the same ones for all samples of equal `N`)."""
     return replace(schedule, ranking=Ranking.RANDOM, seed=seed)
+
+
+def one_cut(schedule: Schedule, after_layer: int = 2) -> Schedule:
+    """The control of a searched curve: its ranking and its memory cost in a single cut.
+
+    Layers up to `after_layer` keep everything, all deeper ones the same rate. What a schedule gains over it
+    comes from how its rates fall; what both gain over other strategies comes from the ranking.
+
+    Raises:
+        InputError: a memory cost below `after_layer / L`, a layer that is not before the last.
+    """
+    layers = schedule.num_layers
+    drop = _flat_drop("one_cut", layers, schedule.memory_cost, after_layer)
+    return replace(schedule, rates=(1.0,) * after_layer + (1.0 - drop,) * (layers - after_layer))
 
 
 def p_sigmoid(num_layers: int, budget: float, k: float, alpha: float | None = None) -> Schedule:
@@ -146,14 +160,20 @@ def at_memory_cost(name: str, num_layers: int, memory_cost: float, **fixed: Any)
 
 
 def _solve_fastv(num_layers: int, memory_cost: float, after_layer: int = 2) -> Schedule:
+    drop = _flat_drop("fastv", num_layers, memory_cost, after_layer)
+    return fastv(num_layers, drop=drop, after_layer=after_layer)
+
+
+def _flat_drop(name: str, num_layers: int, memory_cost: float, after_layer: int) -> float:
+    """The share of tokens that one cut after `after_layer` removes at a memory cost."""
     _inside("after_layer", after_layer, num_layers)
     if after_layer == num_layers:
         raise InputError(
-            f"fastv after layer {after_layer} of {num_layers} removes nothing; use an earlier layer."
+            f"{name} after layer {after_layer} of {num_layers} removes nothing; use an earlier layer."
         )
     drop = _short((1.0 - memory_cost) * num_layers / (num_layers - after_layer))
-    _reachable("fastv", drop <= 1.0, memory_cost, after_layer / num_layers)
-    return fastv(num_layers, drop=drop, after_layer=after_layer)
+    _reachable(name, drop <= 1.0, memory_cost, after_layer / num_layers)
+    return drop
 
 
 def _solve_vtw(num_layers: int, memory_cost: float) -> Schedule:
