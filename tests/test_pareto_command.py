@@ -69,7 +69,7 @@ def few(tmp_path_factory) -> Path:
     samples = load_tasks(["vtr_scenes_search"], embedded.TASKS_FOLDER).samples
     for number, sample in enumerate(samples[:8]):
         name = f"{number}.png"
-        from vtr_ray.evaluation.samples import read_image
+        from vtr_ray.evaluation.images import read_image
 
         read_image(sample.image).save(folder / name)
         turns = [{"from": "human", "value": f"<image>\n{sample.question}"},

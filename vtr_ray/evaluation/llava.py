@@ -14,15 +14,8 @@ from typing import Any, Literal
 from pydantic import BaseModel, Field, ValidationError
 
 from vtr_ray.errors import InputError
-from vtr_ray.evaluation.samples import (
-    FRAME_RATE,
-    FRAMES,
-    Sample,
-    SampleSet,
-    Skipped,
-    Video,
-    read_image,
-)
+from vtr_ray.evaluation.images import read_image
+from vtr_ray.evaluation.samples import FRAME_RATE, FRAMES, Sample, SampleSet, Skipped, Video
 from vtr_ray.evaluation.video import open_video, read_video, video_digest
 from vtr_ray.files import replacing
 

@@ -130,7 +130,7 @@ class BenchmarkEvaluator(Evaluator):
 
 
 def _data_uri(image: Image.Image) -> str:
-    image = image.convert("RGB")
+    image = image.copy()  # a thumbnail is made in place
     image.thumbnail((_SHOWN, _SHOWN))
     file = io.BytesIO()
     image.save(file, "PNG", optimize=True)

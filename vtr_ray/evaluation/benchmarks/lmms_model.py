@@ -15,6 +15,7 @@ from vtr_ray import embedded, strategies
 from vtr_ray.errors import InputError
 from vtr_ray.evaluation.benchmarks.evaluator import BenchmarkEvaluator
 from vtr_ray.evaluation.benchmarks.loading import MAX_NEW_TOKENS
+from vtr_ray.evaluation.images import as_rgb, whole_images_only
 from vtr_ray.evaluation.prefix_cache import parse_size
 from vtr_ray.evaluation.samples import FRAMES, Sample, SampleSet
 from vtr_ray.evaluation.suites import answer_limits
@@ -31,7 +32,9 @@ class _Shown:
 
     def pictures(self) -> list[Image.Image]:
         """All of them, RGB."""
-        return [visual.convert("RGB") for visual in self._visuals(self._document())]
+        with whole_images_only():  # datasets decodes on access
+            visuals = self._visuals(self._document())
+        return [as_rgb(visual) for visual in visuals]
 
 
 class VtrRay(lmms):  # type: ignore[misc]
