@@ -14,10 +14,11 @@ from typing import Any
 from rich.console import Console
 
 from vtr_ray import strategies
-from vtr_ray.commands.inputs import DataOptions, ModelOptions, PoolOptions
+from vtr_ray.commands.inputs import DataOptions, ModelOptions, PoolOptions, evaluated
 from vtr_ray.efficiency import count_flops
 from vtr_ray.errors import InputError
 from vtr_ray.evaluation.pool import EvaluatorPool
+from vtr_ray.evaluation.samples import skipped_line
 from vtr_ray.evaluation.statistics import check_comparable
 from vtr_ray.models import load_config
 from vtr_ray.report.comparison import (
@@ -160,8 +161,10 @@ class SearchJob:
         return Tracker(out, self.uri, name=name, warn=lambda text: self.console.print(text, soft_wrap=True))
 
     def open(self) -> EvaluatorPool:
-        """The actors with the search samples. Ray must be connected."""
-        return self._pool.open(self.model, self.samples, self.out.name, say=self.say)
+        """The actors with the search samples, of which they may skip some. Ray must be connected."""
+        pool = self._pool.open(self.model, self.samples, self.out.name, say=self.say)
+        self.samples = evaluated(self.samples, pool)
+        return pool
 
     def cost(self, pool: Any) -> Callable[[Schedule], dict[str, float]]:
         """What stands beside a schedule: memory cost, and TFLOPs of a median sample as the paper counts."""
@@ -229,6 +232,7 @@ class SearchJob:
             return self._compared(pool, schedules, found)
         pool.close()
         with self._pool.open(self.model, self.test, self.out.name, say=self.say) as held_out:
+            self.test = evaluated(self.test, held_out)
             return self._compared(held_out, schedules, found)
 
     def _compared(self, pool: Any, schedules: Mapping[str, Schedule], found: Mapping[str, str]) -> list[Row]:
@@ -315,11 +319,7 @@ class SearchJob:
     def _say_skipped(self) -> None:
         for one in (samples.set for samples in (self.samples, self.test) if samples is not None):
             if one.skipped:
-                names = "; ".join(f"{skipped.name}: {skipped.reason}" for skipped in one.skipped[:5])
-                more = f"; and {len(one.skipped) - 5} more" if len(one.skipped) > 5 else ""
-                self.console.print(
-                    f"{one.where}: skipped {len(one.skipped)} samples ({names}{more})", soft_wrap=True
-                )
+                self.say(skipped_line(one.where, one.skipped))
 
 
 def _cost(config: Any, tokens: tuple[int, int], schedule: Schedule) -> dict[str, float]:

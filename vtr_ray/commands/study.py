@@ -86,12 +86,12 @@ def _versions() -> dict[str, str]:
 def _scores(job: Job) -> list[Any]:
     """Of spread samples their scores, [L, N_s]."""
     samples = job.data.search_samples(job.model)
-    places = spread_documents(len(samples.set), job.options.count)
     with (
         connected(),
         job.pool.open(job.model, samples, "study", say=job.say) as pool,
         job.console.status("reading scores"),
     ):
+        places = spread_documents(pool.num_samples, job.options.count)
         return [np.array(pool.call("vision_scores", place)) for place in places]
 
 

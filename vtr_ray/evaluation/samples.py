@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
@@ -43,7 +43,18 @@ class Pictures(Protocol):
     """The images of one question, read when they are needed. Pickles."""
 
     def pictures(self) -> list[Image.Image]:
-        """All of them, decoded, RGB, in their order; at least one."""
+        """All of them, decoded, RGB, in their order; none where the question is about none."""
+
+
+class Nothing:
+    """The images of a question that is about none."""
+
+    def pictures(self) -> list[Image.Image]:
+        """Return no image."""
+        return []
+
+
+NOTHING = Nothing()
 
 
 @dataclass(frozen=True)
@@ -107,6 +118,13 @@ class Skipped:
 
     name: str
     reason: str
+
+
+def skipped_line(where: str, skipped: Sequence[Skipped]) -> str:
+    """Return the line that says how many samples of a set are skipped, the first five with the reason."""
+    names = "; ".join(f"{one.name}: {one.reason}" for one in skipped[:5])
+    more = f"; and {len(skipped) - 5} more" if len(skipped) > 5 else ""
+    return f"{where}: skipped {len(skipped)} samples ({names}{more})"
 
 
 @dataclass(frozen=True)
