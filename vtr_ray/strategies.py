@@ -23,8 +23,8 @@ def none(num_layers: int) -> Schedule:
 def fastv(num_layers: int, drop: float = 0.5, after_layer: int = 2) -> Schedule:
     """FastV (Chen et al., 2024): one cut before layer `after_layer + 1` (their K), `drop` is their R.
 
-    Ranked by the last prompt token's row of layer K, mean over heads; original positions. `round(N * (1 - R))`
-    tokens stay, half to even, as in their code.
+    Ranked by the last prompt token's row of layer K, mean over heads; original positions.
+    `round(N * (1 - R))` tokens stay, half to even, as in their code.
     """
     _fraction("drop", drop)
     _inside("after_layer", after_layer, num_layers)
