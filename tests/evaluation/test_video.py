@@ -14,9 +14,10 @@ from clips import decoded, pixels, write_clip
 from PIL import Image
 
 from vtr_ray.errors import InputError
-from vtr_ray.evaluation.llava import load_llava, make_split
+from vtr_ray.evaluation.llava import load_llava
 from vtr_ray.evaluation.natural_order import natural_order
 from vtr_ray.evaluation.samples import Video
+from vtr_ray.evaluation.split import make_split
 from vtr_ray.evaluation.video import blank, open_video, read_video, seen_size
 
 
