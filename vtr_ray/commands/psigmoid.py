@@ -152,7 +152,7 @@ def psigmoid(
             rows = job.compare(pool, named, beside)
         for goal, line, tracker in zip(goals, lines, trackers, strict=True):
             own = _own_rows(goal, rows)
-            values = {"best_k": line.k, "budget": line.budget}
+            values = {"best_k": line.k, "budget": line.budget, "search_samples": len(job.samples.set)}
             job.record(found[goal], costs, own, values, files, others[goal].left_out)
             tracker.notify()
         job.show(rows, left_out)
