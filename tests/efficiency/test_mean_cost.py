@@ -22,7 +22,7 @@ SCHEDULES = {
     "curve": strategies.p_sigmoid(LAYERS, 0.3, 1.5),
     "random": strategies.random(strategies.fastv(LAYERS, 0.7), 3),
 }
-ONE_EACH = [case for case in {case.family: case for case in cases() if case.tokens >= 4}.values()]
+ONE_EACH = list({case.family: case for case in cases() if case.tokens >= 4}.values())
 
 
 @pytest.mark.parametrize("convention", ["paper", "executed"])

@@ -23,8 +23,8 @@ from vtr_ray.commands.costs import (
 from vtr_ray.efficiency import count_flops, read_config
 from vtr_ray.efficiency.bench import Measured, Protocol, measure, sampled_p_sigmoid
 from vtr_ray.efficiency.configs import shapes
-from vtr_ray.efficiency.latency import Latency
 from vtr_ray.efficiency.memory import build_model
+from vtr_ray.efficiency.times import Latency
 from vtr_ray.errors import InputError, first_line
 from vtr_ray.models.loading import device_of, dtype_of, load_model
 from vtr_ray.report.comparison import NO_REDUCTION

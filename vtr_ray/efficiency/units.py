@@ -28,7 +28,8 @@ class FlopsUnit:
         return significant(self.of(tflops))
 
 
-_UNITS = (FlopsUnit("TFLOPs", 1.0), FlopsUnit("GFLOPs", 1e3), FlopsUnit("MFLOPs", 1e6))
+TERA = FlopsUnit("TFLOPs", 1.0)
+_UNITS = (TERA, FlopsUnit("GFLOPs", 1e3), FlopsUnit("MFLOPs", 1e6))
 
 
 def flops_unit(tflops: Iterable[float | None]) -> FlopsUnit:

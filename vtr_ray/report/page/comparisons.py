@@ -59,7 +59,7 @@ def _strategy(row: Mapping[str, Any]) -> dict[str, Any]:
         "schedule": row["schedule"],
         "memory_cost": row["memory_cost"],
         "tflops": row["tflops"],
-        "prefill_ms": 1000 * row["prefill_seconds"],
+        "prefill_ms": None if row["prefill_seconds"] is None else 1000 * row["prefill_seconds"],
         "decode_ms": None,
         "average": {"value": row["accuracy"]},
         "benchmarks": {name: {"value": value} for name, value in row["per_source"].items()},
