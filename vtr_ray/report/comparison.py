@@ -243,6 +243,7 @@ def _costs(cost: ScheduleCost) -> dict[str, Any]:
         "memory_cost": cost.memory_cost,
         "tflops": cost.tflops,
         "tflops_executed": cost.tflops_executed,
+        "counted_samples": cost.samples,
         "prefill_seconds": None if cost.prefill is None else cost.prefill.median,
         "prefill_quartiles": None if cost.prefill is None else list(cost.prefill.quartiles),
     }
