@@ -637,7 +637,9 @@ def bench(
     attn: Annotated[str, Option(help="sdpa, sdpa-flash (its flash kernel alone), eager, ...")] = "sdpa",
     device: Annotated[str, Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     warmup: Annotated[int, Option(min=0, help="untimed turns")] = 2,
-    repeats: Annotated[int, Option(min=1, help="timed turns")] = 9,
+    repeats: Annotated[
+        int, Option(min=1, help="timed turns at most; fewer where all prefills are told apart")
+    ] = 32,
     json: options.Json = None,
 ) -> None:
     """Times prefill and decode with and without schedules, beside what the FLOPs promise.

@@ -11,7 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vtr_ray.efficiency import count_flops, prefill_times
+from vtr_ray.efficiency import MeanCost
+from vtr_ray.efficiency.latency import language_times, measurable
+from vtr_ray.efficiency.schedule_cost import ScheduleCost
+from vtr_ray.efficiency.times import Latency
+from vtr_ray.efficiency.turns import Turns
 from vtr_ray.errors import InputError
 from vtr_ray.evaluation import prompts
 from vtr_ray.evaluation.batches import IGNORED, Tensors, build, form_batches
@@ -33,6 +37,7 @@ from vtr_ray.withdrawal import FIRST, SAMPLES, THRESHOLD, Withdrawal, find_withd
 logger = logging.getLogger(__name__)
 
 MAX_VISION_TOKENS = 1024
+TIMING = 60.0  # seconds for all prefill times of a table
 _KEEP_SHARE = 0.25  # of the device's free memory, for the tensors of all batches together
 
 
@@ -379,17 +384,42 @@ class Evaluator:
         """Vision and text tokens of a sample's prompt, the (lower) medians over the samples."""
         return median_low(vision for vision, _ in self.token_counts()), self.text_tokens
 
-    def costs(self, schedules: Sequence[Schedule]) -> list[tuple[float, float]]:
-        """TFLOPs (paper's convention) and median prefill seconds of each schedule, at batch 1.
+    def token_counts(self) -> list[tuple[int, int]]:
+        """Return the vision and text tokens of each sample's prompt."""
+        return list(self._counts)
 
-        For a sample of median vision and text tokens. The prefill is the language model's alone, all
-        schedules timed in turn.
+    def costs(
+        self, schedules: Sequence[Schedule], new_tokens: int = 1, target: float | None = None
+    ) -> list[ScheduleCost]:
+        """Return what each schedule costs: counted as the mean over the samples, timed on one of them.
+
+        Timed is the language model alone, at batch 1 on a sample of median vision and text tokens, all
+        schedules in turns; not at all where the model is too small to tell schedules apart (`measurable`),
+        unless there is a target.
+
+        Args:
+            schedules: of this model's number of layers.
+            new_tokens: what is timed: the prefill's own token and those decoded after it.
+            target: seconds that prefills are to be told apart from.
         """
-        tokens = self.sample_tokens[0]
-        times = prefill_times(self.model, schedules, tokens, self.text_tokens)
+        mean = MeanCost(self.model.config, self.token_counts())
+        times: list[tuple[Latency | None, Latency | None]] = [(None, None)] * len(schedules)
+        if target is not None or measurable(self.model.config, *self.sample_tokens):
+            turns = Turns(seconds=TIMING)
+            times = list(
+                language_times(
+                    self.model, schedules, *self.sample_tokens, new_tokens, turns=turns, target=target
+                )
+            )
         return [
-            (count_flops(self.model.config, schedule, tokens, self.text_tokens).total / 1e12, time.median)
-            for schedule, time in zip(schedules, times, strict=True)
+            ScheduleCost(
+                mean.memory_cost(schedule),
+                mean.tflops(schedule),
+                mean.tflops(schedule, "executed"),
+                mean.samples,
+                *own,
+            )
+            for schedule, own in zip(schedules, times, strict=True)
         ]
 
     def find_withdrawal(

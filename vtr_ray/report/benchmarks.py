@@ -6,6 +6,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from rich.table import Table
 
+from vtr_ray.efficiency.times import TIMES, untold_words
+from vtr_ray.efficiency.units import flops_unit
 from vtr_ray.evaluation.benchmarks.differences import AVERAGE, Difference, average
 from vtr_ray.evaluation.benchmarks.loading import Chosen
 from vtr_ray.evaluation.benchmarks.record import Evaluated
@@ -20,25 +22,30 @@ def cost_table(
     """A line for each schedule: the average over benchmarks, and what it costs. missing: in no average."""
     differs = _differing(pairs)
     lacks = f"; NOT in the average: {', '.join(sorted(missing))}" if missing else ""
+    times = {name: row.cost.prefill for name, row in rows.items()}
+    timed = any(one is not None for one in times.values())
+    unit = flops_unit(row.cost.tflops for row in rows.values())
+    counted = max(row.cost.samples for row in rows.values())
     table = Table(
         caption=f"average: percent of what each benchmark can be, with the 95 % interval{lacks}; *: differs "
-        "from no reduction (paired, p < 0.05); TFLOPs: the paper's convention; times: median, batch 1, "
-        "language model only",
+        f"from no reduction (paired, p < 0.05); memory cost (share of vision tokens kept) and {unit.name} "
+        f"(the paper's convention): means over {counted} documents' prompts"
+        + (f"; times: {TIMES}{untold_words(times)}" if timed else ""),
         caption_justify="left",
     )
     table.add_column("schedule", no_wrap=True)
-    for column in ("average", "memory\ncost", "TFLOPs", "prefill\nms", "decode\nms"):
+    for column in ("average", "memory\ncost", unit.name, *(("prefill\nms", "decode\nms") if timed else ())):
         table.add_column(column, justify="right", no_wrap=True)
     for name, row in rows.items():
         mean = average(row.figures)
+        both = (row.cost.prefill, row.cost.decode) if timed else ()
         table.add_row(
             name,
             _percent(mean.value, (name, AVERAGE) in differs)
             + f" [{100 * mean.low:.1f}, {100 * mean.high:.1f}]",
-            f"{row.schedule.memory_cost:.3f}",
-            f"{row.speeds['tflops']:.4g}",
-            f"{row.speeds['prefill_ms']:.1f}",
-            f"{row.speeds['decode_ms']:.1f}",
+            f"{row.cost.memory_cost:.3f}",
+            unit.show(row.cost.tflops),
+            *("" if one is None else one.shown() for one in both),
         )
     return table
 

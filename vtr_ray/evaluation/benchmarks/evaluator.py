@@ -13,8 +13,6 @@ from typing import Any
 import torch
 from PIL import Image
 
-from vtr_ray.efficiency import count_flops
-from vtr_ray.efficiency.latency import language_times
 from vtr_ray.errors import InputError
 from vtr_ray.evaluation import prompts
 from vtr_ray.evaluation.batches import Tensors, form_batches, read_sample
@@ -148,22 +146,6 @@ class BenchmarkEvaluator(Evaluator):
     def batches(self) -> list[list[str]]:
         """Of each batch the ids of its samples."""
         return [[self.samples.samples[index].id for part in parts for index in part] for parts in self._parts]
-
-    def speeds(self, schedules: Sequence[Schedule]) -> list[dict[str, float]]:
-        """Of each schedule TFLOPs (paper's convention), and median milliseconds of a prefill and of a token.
-
-        At batch 1, for a sample of median vision and text tokens, the language model alone, in turns.
-        """
-        vision, text = self.sample_tokens
-        times = language_times(self.model, schedules, vision, text)
-        return [
-            {
-                "tflops": count_flops(self.model.config, schedule, vision, text).total / 1e12,
-                "prefill_ms": 1000 * prefill.median,
-                "decode_ms": 1000 * decode.median,
-            }
-            for schedule, (prefill, decode) in zip(schedules, times, strict=True)
-        ]
 
     def alive(self, sample_id: str, schedules: Sequence[Schedule]) -> dict[str, Any]:
         """Which vision tokens of a sample live at each layer, for pictures of it. JSON.
