@@ -6,25 +6,32 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ray.exceptions import RayTaskError
 from rich.console import Console
 
 from vtr_ray import strategies
 from vtr_ray.commands.inputs import DataOptions, ModelOptions, PoolOptions
 from vtr_ray.efficiency import count_flops
 from vtr_ray.errors import InputError
+from vtr_ray.evaluation.dealing import TooManyLosses
+from vtr_ray.evaluation.outcome import too_many_without_answer
 from vtr_ray.evaluation.pool import EvaluatorPool
 from vtr_ray.evaluation.statistics import check_comparable
+from vtr_ray.evaluation.untouched import Needed, refusal
 from vtr_ray.models import load_config
+from vtr_ray.report.claims import MARGIN
 from vtr_ray.report.comparison import (
     Row,
     compare_schedules,
     comparison_lines,
     comparison_table,
+    found_lines,
     sources_table,
 )
 from vtr_ray.report.curve import draw_curve
@@ -32,7 +39,7 @@ from vtr_ray.report.live import Display, comparing
 from vtr_ray.schedule import Schedule
 from vtr_ray.store import default_uri, ui_command
 from vtr_ray.tracking import Tracker
-from vtr_ray.tuning.directory import SEARCH, Settings, record_results, write_json
+from vtr_ray.tuning.directory import SEARCH, Settings, read_ledger, record_results, write_json
 from vtr_ray.tuning.run import Found, Search, run_search
 
 HOME = "VTR_RAY_HOME"
@@ -109,12 +116,14 @@ class SearchJob:
     job = SearchJob("gsearch", "G-Search", model, data, pool_options, run, console)
     with job.tracker(out) as tracker, connected():
         with job.open() as pool:
+            job.check_right(pool, Needed())
             found = job.search(search, pool, out, parameters, seed, tracker)
             rows = job.compare(pool, {"G-Search": found.schedule, ...})
         job.record(found, cost, rows, left_out=left_out)
         tracker.notify()
         job.show(rows, left_out)
-    job.say_where([found])
+    job.say_found(found, cost)
+    job.say_claims(rows, "a larger --budget")
     ```
 
     out: the run directory of the whole command, absolute. uri: of MLflow. test: None where there are no
@@ -152,7 +161,8 @@ class SearchJob:
         if check_samples is not None:
             check_samples(len(self.samples.set))
         self._say_skipped()
-        if run.out is None and not run.resume:  # last: what fails before it leaves nothing behind
+        self._claimed = run.out is None and not run.resume
+        if self._claimed:  # last: what fails before it leaves nothing behind
             self.out = claimed(self.out)
 
     def tracker(self, out: Path, name: str | None = None) -> Tracker:
@@ -162,6 +172,35 @@ class SearchJob:
     def open(self) -> EvaluatorPool:
         """The actors with the search samples. Ray must be connected."""
         return self._pool.open(self.model, self.samples, self.out.name, say=self.say)
+
+    def check_right(self, pool: EvaluatorPool, needed: Needed) -> None:
+        """Refuse a search that could show nothing, because no reduction is right too rarely.
+
+        As many batches are evaluated without reduction as it takes to know; a resumed search that has trials
+        was checked when it began.
+
+        Raises:
+            InputError: too few samples are right, or have no answer because logits are not numbers.
+        """
+        searches = [file.parent for pattern in (SEARCH, f"*/{SEARCH}") for file in self.out.glob(pattern)]
+        if self.run.resume and any(read_ledger(path) for path in searches):
+            return
+        try:
+            outcomes = pool.evaluate(strategies.none(pool.num_layers), enough=needed.enough)
+        except (RayTaskError, TooManyLosses):
+            return  # the search's own trial meets it again, is repeated, and may fail without the others
+        lacking = needed.lacking(outcomes, pool.num_samples)
+        if lacking is None:
+            return
+        if (problem := too_many_without_answer(outcomes)) is not None:
+            line = f"no reduction: {problem}; where float16 overflows, use --dtype bfloat16 or float32"
+        else:
+            answers = partial(pool.call, "answers")
+            line = refusal(lacking, self.samples.set.samples, outcomes, answers)
+        if self._claimed:
+            with suppress(OSError):
+                self.out.rmdir()
+        raise InputError(line)
 
     def cost(self, pool: Any) -> Callable[[Schedule], dict[str, float]]:
         """What stands beside a schedule: memory cost, and TFLOPs of a median sample as the paper counts."""
@@ -272,6 +311,10 @@ class SearchJob:
                 "prefill_ms_no_reduction": 1000 * rows[0].prefill,
             }
             values |= {f"accuracy/{row.name}": row.accuracy for row in rows}
+            for row in rows:
+                if row.interval is not None:
+                    ends = zip(("low", "high"), row.interval, strict=True)
+                    values |= {f"accuracy/{row.name}_{end}": value for end, value in ends}
         record_results(found.path, values, [*files, *artifacts])
 
     @property
@@ -297,6 +340,18 @@ class SearchJob:
             f"Schedule:   {found.path / 'schedule.json'}",
             f"Figure:     {found.path / 'keeping_rate.png'}",
         )
+
+    def say_claims(
+        self, rows: Sequence[Row], advice: str, margin: float | None = None, allowed: str = ""
+    ) -> None:
+        """Say in words whether accuracy was kept, and what was gained over the controls.
+
+        advice: what makes this search lose less. margin: the loss that `allowed`, an option, allows.
+        """
+        if rows:
+            if self.test is None:
+                self.say("On the samples of the search itself, which flatter what was found on them:")
+            self.say(*found_lines(rows, advice, MARGIN if margin is None else margin, allowed))
 
     def say_mlflow(self, *runs: str) -> None:
         """The line that opens the MLflow UI. runs: the names of the job's runs."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
+from vtr_ray.report.controls import explained
 from vtr_ray.report.page.accuracy import pareto_front
 from vtr_ray.report.page.evaluations import AVERAGE, Benchmark, Difference, Evaluation, Measured
 from vtr_ray.report.page.sheets import points
@@ -49,7 +50,7 @@ def benchmark_table(evaluation: Evaluation, marks: Mapping[str, str]) -> str:
     for name, strategy in evaluation.strategies.items():
         values = [(AVERAGE, strategy.average), *((task, strategy.benchmarks.get(task)) for task in tasks)]
         costs = [(getattr(strategy, field), form) for field, _, form in shown]
-        kind = ' class="control"' if strategy.control else ""
+        kind = ' class="control"' if evaluation.control(name) else ""
         rows.append(
             [
                 (f"<span{kind}>{marks[name]}{escape(name)}</span>", name),
@@ -61,9 +62,10 @@ def benchmark_table(evaluation: Evaluation, marks: Mapping[str, str]) -> str:
     notes = (
         "Accuracies in percent; below each the difference to no reduction in points, paired by document: "
         '<b class="worse">▼</b> significantly less, <b class="better">▲</b> significantly more (95 %), '
-        '<span class="same">≈</span> no significant difference. '
-        "Random tokens: the control that drops as many tokens at random."
+        '<span class="same">≈</span> no significant difference.'
     )
+    if said := explained(evaluation.strategies):
+        notes += f" Controls: {escape(said)}."
     missing = "; ".join(f"{escape(task)}: {escape(why)}" for task, why in evaluation.missing.items())
     columns = ["strategy", AVERAGE, *heads, *(title for _, title, _ in shown)]
     return table("Benchmarks", columns, rows, notes + (f" Not measured: {missing}." if missing else ""))
@@ -98,7 +100,7 @@ def front_table(evaluation: Evaluation, marks: Mapping[str, str]) -> str:
                 (average, one.average.value),
             ]
         )
-    notes = "Each has a larger average than every strategy of no more TFLOPs. Random controls do not compete."
+    notes = "Each has a larger average than every strategy of no more TFLOPs. Controls do not compete."
     return table("Pareto front", ("strategy", "TFLOPs", "average, %"), rows, notes)
 
 
