@@ -61,9 +61,10 @@ def gsearch(
     compare: options.Compare = True,
     ui_port: options.UiPort = None,
 ) -> None:
-    """Finds the fewest vision tokens per layer without losing accuracy (Scenario I).
+    """Searches how few vision tokens each layer can do with, accuracy weighed against tokens (Scenario I).
 
-    Without options: on the embedded model and its own questions, on this machine.
+    Without options: on the embedded model and its own questions, on this machine. The last lines say whether
+    accuracy was kept.
     """
     from vtr_ray.commands import gsearch as command
     from vtr_ray.commands.inputs import DataOptions, ModelOptions, PoolOptions
@@ -228,8 +229,14 @@ def evaluate(
         bool,
         Option("--find-k", help="with --strategy vtw: search its layer on 20 of the samples, as VTW does"),
     ] = False,
-    random: Annotated[
-        bool, Option(help="beside each schedule that chooses tokens the control: random ones at its rates")
+    controls: Annotated[
+        bool,
+        Option(
+            "--controls/--no-controls",
+            "--random/--no-random",
+            help="beside each schedule that chooses tokens its controls: random tokens at its rates, and one "
+            "cut with its ranking and memory cost",
+        ),
     ] = True,
     seed: Annotated[int, Option(min=0, help="of the random control")] = 0,
     decode_every: Annotated[
@@ -284,7 +291,7 @@ def evaluate(
     from vtr_ray.reduction import DecodeReduction
 
     chosen = ModelOptions(model, dtype, attn, batch, max_pixels, cache, frames)
-    named = StrategyOptions(tuple(strategy or ()), memory_cost, find_k, seed, random)
+    named = StrategyOptions(tuple(strategy or ()), memory_cost, find_k, seed, controls)
     data = DataOptions(
         test=samples, test_images=images, test_tasks=tuple(task or ()), include=include_path, score=score
     )

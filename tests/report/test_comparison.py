@@ -12,7 +12,7 @@ from vtr_ray import strategies
 from vtr_ray.efficiency import Latency
 from vtr_ray.efficiency.schedule_cost import ScheduleCost
 from vtr_ray.evaluation.outcome import Outcome
-from vtr_ray.evaluation.statistics import compare
+from vtr_ray.evaluation.statistics import compare, wilson_interval
 from vtr_ray.report.comparison import (
     compare_schedules,
     comparison_lines,
@@ -61,6 +61,7 @@ def test_rivals_are_compared_with_what_was_found_sample_by_sample() -> None:
     assert vtw.difference.difference == pytest.approx(-12 / 40)
     stored = vtw.to_dict()
     assert stored["to_found"]["high"] == vtw.to_found.high and "outcomes" not in stored
+    assert (stored["accuracy_low"], stored["accuracy_high"]) == wilson_interval(28 / 40, 40)
     assert ours.to_dict()["to_found"] is None
 
 
@@ -86,7 +87,7 @@ def test_a_hundred_columns_hold_the_table() -> None:
     assert [cell.strip() for cell in fastv.strip("│").split("│")] == [
         "FastV", "92.5", "-7.5 [-16.0, +1.0]", "-2.5 ±11.4", "0.583", "1.234", "12.3 ±0.05"
     ]  # fmt: skip
-    assert sum(line.startswith("│ random tokens") for line in lines) == 1  # in one line
+    assert sum("│ random tokens" in line for line in lines) == 1  # in one line
 
 
 def test_the_caption_says_convention_sample_and_what_is_not_told_apart() -> None:
@@ -122,7 +123,7 @@ def test_a_log_has_a_line_for_each_row_and_a_terminal_none() -> None:
 def test_strategies_that_cannot_reach_the_cost_are_left_out_with_the_reason() -> None:
     cheap = Schedule.from_rates([1.0] + [0.0] * 11)
     found = rivals(cheap, 0)
-    assert list(found.schedules) == ["VTW", "random tokens"]
-    assert found.left_out.keys() == {"FastV", "PDrop", "P-Sigmoid"}
+    assert list(found.schedules) == ["VTW"]
+    assert found.left_out.keys() == {"FastV", "PDrop", "P-Sigmoid", "random tokens", "one cut"}
     assert found.left_out["FastV"] == "fastv cannot reach a memory cost of 0.08333: its lowest is 0.1667"
     assert rivals(OURS, 0).left_out == {}

@@ -17,6 +17,7 @@ from vtr_ray.commands.inputs import DataOptions, ModelOptions, PoolOptions
 from vtr_ray.commands.searching import RunOptions, SearchJob
 from vtr_ray.efficiency.times import untold
 from vtr_ray.errors import InputError
+from vtr_ray.evaluation.untouched import Needed
 from vtr_ray.report.comparison import rivals
 from vtr_ray.report.front import FrontPoint, Rival, draw_front, front_table, volume_table
 from vtr_ray.schedule import Schedule
@@ -58,6 +59,12 @@ class Limits:
     def prefill(self) -> float | None:
         """`max_prefill_ms` in seconds."""
         return None if self.max_prefill_ms is None else self.max_prefill_ms / 1000
+    @property
+    def allowed_drop(self) -> float | None:
+        """How much E may fall, in units of E; None: as much as the other limits take."""
+        if self.max_drop is None and self.max_tflops is None and self.max_prefill_ms is None:
+            return MAX_DROP / 100
+        return None if self.max_drop is None else self.max_drop / 100
 
     def choose(self, search: ParetoSearch, front: Sequence[FrontPoint]) -> TrialResult | None:
         """The point of the front; None where nothing fits."""
@@ -67,10 +74,8 @@ class Limits:
         fitting = {
             point.trial for point in fast if self.max_tflops is None or point.tflops <= self.max_tflops
         }
-        drop = self.max_drop
-        if drop is None and self.max_tflops is None and self.max_prefill_ms is None:
-            drop = MAX_DROP
-        return search.choose(None if drop is None else drop / 100, lambda result: result.id in fitting)
+        drop = self.allowed_drop
+        return search.choose(drop, lambda result: result.id in fitting)
 
     def unmet(self, front: Sequence[FrontPoint], out: Path) -> InputError:
         """Why nothing fits: what the front has to offer for each limit."""
@@ -123,6 +128,7 @@ def pareto(
                 f"tokens, {len(job.samples.set)} search samples, at most {search.total_trials} trials, those "
                 f"of reference strategies included. Run: {job.out}"
             )
+            job.check_right(pool, Needed())
             cost = job.cost(pool)
             found = job.search(
                 search,
@@ -157,6 +163,10 @@ def pareto(
     job.console.print(volume_table(own, search.hypervolume, _rivals(search)))
     if chosen is not None:
         job.say_found(found, cost)
+        drop = limits.allowed_drop
+        allowed = "" if drop is None else f"--max-drop {100 * drop:g}"
+        advice = "a smaller --max-drop, larger limits, or more search samples"
+        job.say_claims(rows, advice, drop, allowed)
     job.say(f"Front:      {job.out / FRONT}, {job.out / 'front.png'}")
     job.say_mlflow(job.out.name)
     if chosen is None:

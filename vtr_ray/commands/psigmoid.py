@@ -12,15 +12,16 @@ from typing import Any
 
 from rich.console import Console
 
-from vtr_ray import strategies
 from vtr_ray.commands.inputs import DataOptions, ModelOptions, PoolOptions
 from vtr_ray.commands.named import schedule_of
 from vtr_ray.commands.searching import RunOptions, SearchJob
 from vtr_ray.efficiency import MeanCost
 from vtr_ray.errors import InputError
+from vtr_ray.evaluation.untouched import Needed
 from vtr_ray.report.budgets import Found as Line
 from vtr_ray.report.budgets import budgets_table, write_budgets
 from vtr_ray.report.comparison import NO_REDUCTION, Rivals, Row, rivals
+from vtr_ray.report.controls import controls_of
 from vtr_ray.schedule import Schedule
 from vtr_ray.search import PSigmoidSearch
 from vtr_ray.search.matching import matched_budgets, tolerance_of
@@ -122,6 +123,7 @@ def psigmoid(
                 f"{len(job.samples.set)} search samples, {len(goals)} searches of at most "
                 f"{max(search.total_trials for search in searches.values())} trials. Run: {job.out}"
             )
+            job.check_right(pool, Needed())
             lines: list[Line] = []
             files: list[Path] = []
             for goal, tracker in zip(goals, trackers, strict=True):
@@ -164,6 +166,7 @@ def psigmoid(
         *(f"Schedule:   {job.out / goal.name / 'schedule.json'}" for goal in goals),
         f"k by budget: {job.out / 'psigmoid.json'}, {job.out / 'k_by_budget.png'}",
     )
+    job.say_claims(rows, "a larger --budget, or a --match of more FLOPs")
     job.say_mlflow(*(f"{job.out.name}/{goal.name}" for goal in goals))
     return job.out
 
@@ -219,7 +222,8 @@ def _line(
 def _others(goal: Goal, found: Schedule, seed: int) -> Rivals:
     """What stands beside a found schedule: what it matches, or the fixed strategies at its memory cost."""
     if goal.match is not None:
-        return Rivals({goal.label: goal.match, "random tokens": strategies.random(found, seed)}, {})
+        controls = controls_of(found, seed)
+        return Rivals({goal.label: goal.match, **controls.schedules}, controls.left_out)
     others = rivals(found, seed)
     for entries in (others.schedules, others.left_out):
         entries.pop(OURS, None)  # its steepness is what was searched

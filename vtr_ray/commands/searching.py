@@ -6,11 +6,13 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ray.exceptions import RayTaskError
 from rich.console import Console
 from rich.table import Table
 
@@ -21,10 +23,14 @@ from vtr_ray.efficiency.flops import Convention
 from vtr_ray.efficiency.times import untold
 from vtr_ray.efficiency.units import flops_unit
 from vtr_ray.errors import InputError
+from vtr_ray.evaluation.dealing import TooManyLosses
+from vtr_ray.evaluation.outcome import too_many_without_answer
 from vtr_ray.evaluation.pool import EvaluatorPool
 from vtr_ray.evaluation.samples import skipped_line
 from vtr_ray.evaluation.statistics import check_comparable
+from vtr_ray.evaluation.untouched import Needed, refusal
 from vtr_ray.models import load_config
+from vtr_ray.report.claims import MARGIN
 from vtr_ray.report.comparison import (
     TFLOPS,
     Row,
@@ -32,6 +38,7 @@ from vtr_ray.report.comparison import (
     comparison_lines,
     comparison_table,
     convention_words,
+    found_lines,
     sources_table,
 )
 from vtr_ray.report.curve import draw_curve
@@ -39,7 +46,7 @@ from vtr_ray.report.live import Display, comparing
 from vtr_ray.schedule import Schedule
 from vtr_ray.store import default_uri, ui_command
 from vtr_ray.tracking import Tracker
-from vtr_ray.tuning.directory import SEARCH, Settings, record_results, write_json
+from vtr_ray.tuning.directory import SEARCH, Settings, read_ledger, record_results, write_json
 from vtr_ray.tuning.run import Found, Search, run_search
 
 HOME = "VTR_RAY_HOME"
@@ -116,12 +123,14 @@ class SearchJob:
     job = SearchJob("gsearch", "G-Search", model, data, pool_options, run, console)
     with job.tracker(out) as tracker, connected():
         with job.open() as pool:
+            job.check_right(pool, Needed())
             found = job.search(search, pool, out, parameters, seed, tracker)
             rows = job.compare(pool, {"G-Search": found.schedule, ...})
         job.record(found, cost, rows, left_out=left_out)
         tracker.notify()
         job.show(rows, left_out)
-    job.say_where([found])
+    job.say_found(found, cost)
+    job.say_claims(rows, "a larger --budget")
     ```
 
     out: the run directory of the whole command, absolute. uri: of MLflow. test: None where there are no
@@ -164,7 +173,8 @@ class SearchJob:
         if check_samples is not None:
             check_samples(len(self.samples.set))
         self._say_skipped()
-        if run.out is None and not run.resume:  # last: what fails before it leaves nothing behind
+        self._claimed = run.out is None and not run.resume
+        if self._claimed:  # last: what fails before it leaves nothing behind
             self.out = claimed(self.out)
 
     def tracker(self, out: Path, name: str | None = None) -> Tracker:
@@ -180,6 +190,35 @@ class SearchJob:
     def mean_cost(self, pool: Any) -> MeanCost:
         """Return what counts costs of schedules, the means over the pool's samples."""
         return MeanCost(load_config(self.model.path), pool.call("token_counts"))
+
+    def check_right(self, pool: EvaluatorPool, needed: Needed) -> None:
+        """Refuse a search that could show nothing, because no reduction is right too rarely.
+
+        As many batches are evaluated without reduction as it takes to know; a resumed search that has trials
+        was checked when it began.
+
+        Raises:
+            InputError: too few samples are right, or have no answer because logits are not numbers.
+        """
+        searches = [file.parent for pattern in (SEARCH, f"*/{SEARCH}") for file in self.out.glob(pattern)]
+        if self.run.resume and any(read_ledger(path) for path in searches):
+            return
+        try:
+            outcomes = pool.evaluate(strategies.none(pool.num_layers), enough=needed.enough)
+        except (RayTaskError, TooManyLosses):
+            return  # the search's own trial meets it again, is repeated, and may fail without the others
+        lacking = needed.lacking(outcomes, pool.num_samples)
+        if lacking is None:
+            return
+        if (problem := too_many_without_answer(outcomes)) is not None:
+            line = f"no reduction: {problem}; where float16 overflows, use --dtype bfloat16 or float32"
+        else:
+            answers = partial(pool.call, "answers")
+            line = refusal(lacking, self.samples.set.samples, outcomes, answers)
+        if self._claimed:
+            with suppress(OSError):
+                self.out.rmdir()
+        raise InputError(line)
 
     def cost(self, pool: Any) -> Callable[[Schedule], dict[str, float]]:
         """What stands beside a schedule, means over the samples: memory cost, TFLOPs by both conventions."""
@@ -302,6 +341,10 @@ class SearchJob:
             timed = {"prefill_ms": rows[1].cost.prefill, "prefill_ms_no_reduction": rows[0].cost.prefill}
             values |= {name: 1000 * one.median for name, one in timed.items() if one is not None}
             values |= {f"accuracy/{row.name}": row.accuracy for row in rows}
+            for row in rows:
+                if row.interval is not None:
+                    ends = zip(("low", "high"), row.interval, strict=True)
+                    values |= {f"accuracy/{row.name}_{end}": value for end, value in ends}
         record_results(found.path, values, [*files, *artifacts])
 
     @property
@@ -333,6 +376,18 @@ class SearchJob:
             f"Schedule:   {found.path / 'schedule.json'}",
             f"Figure:     {found.path / 'keeping_rate.png'}",
         )
+
+    def say_claims(
+        self, rows: Sequence[Row], advice: str, margin: float | None = None, allowed: str = ""
+    ) -> None:
+        """Say in words whether accuracy was kept, and what was gained over the controls.
+
+        advice: what makes this search lose less. margin: the loss that `allowed`, an option, allows.
+        """
+        if rows:
+            if self.test is None:
+                self.say("On the samples of the search itself, which flatter what was found on them:")
+            self.say(*found_lines(rows, advice, MARGIN if margin is None else margin, allowed))
 
     def say_mlflow(self, *runs: str) -> None:
         """The line that opens the MLflow UI. runs: the names of the job's runs."""

@@ -37,7 +37,7 @@ from vtr_ray.evaluation.benchmarks.results import Figures, figures_of
 from vtr_ray.evaluation.benchmarks.shown import shown_samples
 from vtr_ray.evaluation.outcome import MAX_WITHOUT_ANSWER, some_of
 from vtr_ray.models import revision_of
-from vtr_ray.report.benchmarks import benchmark_tables, cost_table, difference_table
+from vtr_ray.report.benchmarks import benchmark_tables, claim_lines, cost_table, difference_table
 from vtr_ray.report.comparison import NO_REDUCTION
 from vtr_ray.schedule import Schedule
 from vtr_ray.store import default_uri, ui_command
@@ -129,6 +129,8 @@ def evaluate_suite(
         difference_table(pairs),
     )
     _complain(figures, lost, len(samples), say)
+    for line in claim_lines(pairs, len(samples)):
+        say(line)
     say(f"Results:    {folder}")
     _log(folder, uri, ui, say)
     return folder

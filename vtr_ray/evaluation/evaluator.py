@@ -342,10 +342,14 @@ class Evaluator:
     def _judged(self, sample: Sample, tokens: list[int] | None) -> Outcome:
         if tokens is None:
             return Outcome(sample.id, 0.0, answer="", error=NOT_A_NUMBER)
+        answer = self._text(sample, tokens)
+        return Outcome(sample.id, sample.score(answer), answer.strip())
+
+    def _text(self, sample: Sample, tokens: list[int]) -> str:
         answer: str = self.processor.tokenizer.decode(tokens, skip_special_tokens=True)
         for stop in sample.until:
             answer = answer.split(stop)[0] if stop else answer
-        return Outcome(sample.id, sample.score(answer), answer.strip())
+        return answer
 
     def _batch(self, part: tuple[int, ...], whole: bool = True) -> Tensors:
         """The batch on the model's device; not `whole`: without what only the first layer needs."""
@@ -383,10 +387,6 @@ class Evaluator:
     def sample_tokens(self) -> tuple[int, int]:
         """Vision and text tokens of a sample's prompt, the (lower) medians over the samples."""
         return median_low(vision for vision, _ in self.token_counts()), self.text_tokens
-
-    def token_counts(self) -> list[tuple[int, int]]:
-        """Return the vision and text tokens of each sample's prompt."""
-        return list(self._counts)
 
     def costs(
         self, schedules: Sequence[Schedule], new_tokens: int = 1, target: float | None = None
@@ -446,6 +446,20 @@ class Evaluator:
         """A batch of one sample's prompt, on the model's device; not kept."""
         batch = build(self.model, self.processor, [sample], [[]], int(self._ends[0]), self._max_pixels)
         return batch.map(lambda tensor: tensor.to(self.model.device))
+
+    def answers(self, sample_ids: Sequence[str]) -> dict[str, str]:
+        """Return what the model answers to some samples without reduction, by id, those of one pass included.
+
+        "" where its logits are NaN. Nothing is kept.
+        """
+        samples = {sample.id: sample for sample in self.samples}
+        found = {}
+        with torch.inference_mode():
+            for sample in (samples[name] for name in sample_ids):
+                limits = [sample.max_new_tokens]
+                (tokens,) = greedy(self.model, self._alone(sample), self._ends, limits)
+                found[sample.id] = "" if tokens is None else self._text(sample, tokens)
+        return found
 
     def vision_scores(self, place: int) -> list[list[float]]:
         """By layer, the scores of all vision tokens of the sample at that place, nothing being reduced."""

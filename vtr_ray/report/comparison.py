@@ -22,7 +22,9 @@ from vtr_ray.evaluation.outcome import (
     too_many_without_answer,
     without_answer,
 )
-from vtr_ray.evaluation.statistics import Comparison, compare
+from vtr_ray.evaluation.statistics import Comparison, compare, wilson_interval
+from vtr_ray.report.claims import MARGIN, accuracy_line, accuracy_lines, control_lines, turned
+from vtr_ray.report.controls import control_in, controlled, controls_of, explained
 from vtr_ray.schedule import Schedule
 
 if TYPE_CHECKING:
@@ -37,7 +39,9 @@ class Row:
     """One schedule's figures.
 
     accuracy: mean per-sample score. difference: to no reduction, paired. per_source: accuracy by task.
-    to_found: paired difference to the schedule that a search found, where it stands beside one.
+    interval: 95 % interval of the accuracy by itself (`wilson_interval`); None: not known.
+    to_found: paired difference to the schedule that a search found, where it stands beside one; beside: the
+    name of that schedule's row.
     """
 
     name: str
@@ -47,6 +51,8 @@ class Row:
     per_source: Mapping[str, float]
     cost: ScheduleCost
     to_found: Comparison | None = None
+    beside: str | None = None
+    interval: tuple[float, float] | None = None
     outcomes: Sequence[Outcome] = field(default=(), repr=False)
 
     def to_dict(self) -> dict[str, Any]:
@@ -55,6 +61,8 @@ class Row:
             "name": self.name,
             "schedule": self.schedule.to_dict(),
             "accuracy": self.accuracy,
+            "accuracy_low": None if self.interval is None else self.interval[0],
+            "accuracy_high": None if self.interval is None else self.interval[1],
             "difference": _interval(self.difference),
             "to_found": _interval(self.to_found),
             "per_source": dict(self.per_source),
@@ -72,7 +80,7 @@ class Rivals:
 
 
 def rivals(found: Schedule, seed: int) -> Rivals:
-    """The fixed strategies solved to a schedule's memory cost, and random tokens at its rates.
+    """The fixed strategies solved to a schedule's memory cost, and its controls.
 
     VTW leaves after whole layers, so its cost is the nearest it can have. P-Sigmoid's k is the steepness of
     k = 0.3 at 32 layers. A strategy that cannot reach the cost is left out.
@@ -90,7 +98,8 @@ def rivals(found: Schedule, seed: int) -> Rivals:
             solved[label] = strategies.at_memory_cost(name, layers, cost, **fixed)
         except InputError as error:
             left_out[label] = str(error).partition(";")[0]
-    return Rivals(solved | {"random tokens": strategies.random(found, seed)}, left_out)
+    controls = controls_of(found, seed)
+    return Rivals(solved | controls.schedules, left_out | controls.left_out)
 
 
 def compare_schedules(
@@ -129,6 +138,8 @@ def compare_schedules(
             per_source=by_source(outcomes, sources),
             cost=cost,
             to_found=None if beside is None else compare(outcomes, beside.outcomes),
+            beside=None if beside is None else beside.name,
+            interval=wilson_interval(effectiveness(outcomes), len(outcomes)),
             outcomes=outcomes,
         )
         rows.append(row)
@@ -152,10 +163,11 @@ def comparison_table(
     beside = f"; to {found}: the same to what was found, ± the interval" if found else ""
     lost = {row.name: ids for row in rows if (ids := without_answer(row.outcomes))}
     cases = "; ".join(f"{name}: {len(ids)} ({some_of(ids)})" for name, ids in lost.items())
+    controls = f"; {said}" if (said := explained(row.name for row in rows)) else ""
     wrong = f"; counted as wrong, because {NOT_A_NUMBER}: {cases}" if lost else ""
     table.caption = (
         f"accuracy: mean over {samples} samples; difference to no reduction in points with the paired 95 % "
-        f"interval{beside}; {_cost_words(rows, convention)}{wrong}"
+        f"interval{beside}; {_cost_words(rows, convention)}{controls}{wrong}"
     )
     timed = any(row.cost.prefill is not None for row in rows)
     unit = flops_unit(_tflops(row, convention) for row in rows)
@@ -185,6 +197,35 @@ def comparison_lines(rows: Sequence[Row], found: str, left_out: Mapping[str, str
     if left_out:
         lines.append("Left out: " + "; ".join(f"{name} ({why})" for name, why in left_out.items()))
     return lines
+
+
+def claim_lines(rows: Sequence[Row]) -> list[str]:
+    """Whether schedules kept the accuracy, and what they gain over their controls, in words."""
+    by_name = {row.name: row for row in rows}
+    differences = {
+        row.name: row.difference for row in rows if row.difference is not None and not control_in(row.name)
+    }
+    gains: dict[str, dict[str, Comparison]] = {}
+    for row in rows:
+        control, own = control_in(row.name), by_name.get(controlled(row.name))
+        if control is not None and own is not None:
+            gains.setdefault(control, {})[own.name] = compare(own.outcomes, row.outcomes)
+    return [*accuracy_lines(differences), *control_lines(gains)]
+
+
+def found_lines(rows: Sequence[Row], advice: str, margin: float = MARGIN, allowed: str = "") -> list[str]:
+    """The same of what searches found: rows that others stand beside. advice, ...: of `accuracy_line`."""
+    found = [row for row in rows if row.difference is not None and row.to_found is None]
+    lines, gains = [], dict[str, dict[str, Comparison]]()
+    for row in found:
+        assert row.difference is not None
+        line = accuracy_line(row.difference, advice, margin, allowed)
+        lines.append(line if len(found) == 1 else f"{row.name}: {line}")
+    for row in rows:
+        control = control_in(row.name)
+        if control is not None and row.to_found is not None and row.beside is not None:
+            gains.setdefault(control, {})[row.beside] = turned(row.to_found)
+    return [*lines, *control_lines(gains)]
 
 
 def row_line(row: Row) -> str:

@@ -7,14 +7,15 @@ from collections.abc import Mapping
 from matplotlib.ticker import MaxNLocator
 
 from vtr_ray.efficiency.units import FlopsUnit, flops_unit
+from vtr_ray.report.controls import ONE_CUT, RANDOM_TOKENS
 from vtr_ray.report.page.drawing import INK, PAPER, Drawing, Look, axes_of, slug
 from vtr_ray.report.page.evaluations import Evaluation, Measured
 from vtr_ray.search.front import non_dominated
 
 
 def pareto_front(evaluation: Evaluation) -> list[str]:
-    """The strategies with more accuracy than any of no more TFLOPs, by rising TFLOPs; no random controls."""
-    names = [name for name, strategy in evaluation.strategies.items() if not strategy.control]
+    """The strategies with more accuracy than any of no more TFLOPs, by rising TFLOPs; no controls."""
+    names = [name for name in evaluation.strategies if evaluation.control(name) is None]
     values = [evaluation.strategies[name] for name in names]
     return [names[i] for i in non_dominated([(one.average.value, one.tflops) for one in values])]
 
@@ -32,8 +33,9 @@ def sample_of(evaluation: Evaluation) -> str:
 
 
 def draw_accuracy(evaluation: Evaluation, looks: Mapping[str, Look], name: str = "accuracy") -> Drawing:
-    """Average with its interval; random controls hollow, in the colour of what they control."""
+    """Average with its interval; controls hollow or half filled, in the colour of what they control."""
     front, unit, rows = pareto_front(evaluation), unit_of(evaluation), []
+    bars = any(_bars(one.average) for one in evaluation.strategies.values())
     with axes_of(5.0, 3.4 + 0.12 * len(evaluation.strategies)) as (figure, axes):
         steps = [evaluation.strategies[one] for one in front]
         axes.plot(
@@ -47,14 +49,16 @@ def draw_accuracy(evaluation: Evaluation, looks: Mapping[str, Look], name: str =
             label="Pareto front",
         )
         for label, one in evaluation.strategies.items():
-            look, mean = looks[label], one.average
+            look, mean, control = looks[label], one.average, evaluation.control(label)
             axes.errorbar(
                 [unit.of(one.tflops)],
                 [100 * mean.value],
                 _bars(mean),
                 color=look.colour,
                 marker=look.marker,
-                markerfacecolor=PAPER if one.control else look.colour,
+                fillstyle="bottom" if control == ONE_CUT else "full",
+                markerfacecolor=PAPER if control == RANDOM_TOKENS else look.colour,
+                markerfacecoloralt=PAPER,
                 markersize=8 if label in front else 6.5,
                 linestyle="none",
                 elinewidth=1.2,
@@ -62,7 +66,7 @@ def draw_accuracy(evaluation: Evaluation, looks: Mapping[str, Look], name: str =
                 label=label,
             )
             rows.append(
-                (label, one.tflops, mean.value, mean.low, mean.high, int(label in front), int(one.control))
+                (label, one.tflops, mean.value, mean.low, mean.high, int(label in front), control or "")
             )
         axes.set(xlabel=f"{unit.name} of a prefill (paper's convention)", ylabel="average, %")
         axes.margins(0.08)
@@ -70,7 +74,7 @@ def draw_accuracy(evaluation: Evaluation, looks: Mapping[str, Look], name: str =
         figure.legend(loc="outside lower center", ncols=2)
     return Drawing(
         name=slug(name),
-        title="Accuracy against TFLOPs",
+        title="Accuracy against TFLOPs" + (", with 95 % intervals" if bars else ""),
         text=f"Pareto front, by rising {unit.name} (the paper's convention, {sample_of(evaluation)}): "
         + "; ".join(
             f"{one}: {unit.show(evaluation.strategies[one].tflops)} {unit.name}, "
@@ -78,7 +82,7 @@ def draw_accuracy(evaluation: Evaluation, looks: Mapping[str, Look], name: str =
             for one in front
         )
         + ".",
-        columns=("strategy", "tflops", "average", "low", "high", "on_front", "random_control"),
+        columns=("strategy", "tflops", "average", "low", "high", "on_front", "control"),
         rows=rows,
         figure=figure,
     )

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
+from vtr_ray.report.controls import explained
 from vtr_ray.report.page.accuracy import pareto_front, sample_of, unit_of
 from vtr_ray.report.page.evaluations import AVERAGE, Benchmark, Difference, Evaluation, Measured
 from vtr_ray.report.page.sheets import points
@@ -50,7 +51,7 @@ def benchmark_table(evaluation: Evaluation, marks: Mapping[str, str]) -> str:
     for name, strategy in evaluation.strategies.items():
         values = [(AVERAGE, strategy.average), *((task, strategy.benchmarks.get(task)) for task in tasks)]
         costs = [(getattr(strategy, field), form) for field, _, form in shown]
-        kind = ' class="control"' if strategy.control else ""
+        kind = ' class="control"' if evaluation.control(name) else ""
         rows.append(
             [
                 (f"<span{kind}>{marks[name]}{escape(name)}</span>", name),
@@ -66,10 +67,11 @@ def benchmark_table(evaluation: Evaluation, marks: Mapping[str, str]) -> str:
         "Accuracies in percent; below each the difference to no reduction in points, paired by document: "
         '<b class="worse">▼</b> significantly less, <b class="better">▲</b> significantly more (95 %), '
         '<span class="same">≈</span> no significant difference. '
-        "Random tokens: the control that drops as many tokens at random. "
         f"Memory cost (share of vision tokens kept) and {unit.name} (the paper's convention): "
         f"{sample_of(evaluation)}.{_time_notes(evaluation)}"
     )
+    if said := explained(evaluation.strategies):
+        notes += f" Controls: {escape(said)}."
     missing = "; ".join(f"{escape(task)}: {escape(why)}" for task, why in evaluation.missing.items())
     columns = ["strategy", AVERAGE, *heads, *(title or unit.name for _, title, _ in shown)]
     return table("Benchmarks", columns, rows, notes + (f" Not measured: {missing}." if missing else ""))
@@ -106,7 +108,7 @@ def front_table(evaluation: Evaluation, marks: Mapping[str, str]) -> str:
             ]
         )
     notes = (
-        "Each has a larger average than every strategy of no more FLOPs. Random controls do not compete. "
+        "Each has a larger average than every strategy of no more FLOPs. Controls do not compete. "
         f"{unit.name}: the paper's convention, {sample_of(evaluation)}."
     )
     return table("Pareto front", ("strategy", unit.name, "average, %"), rows, notes)
