@@ -15,16 +15,20 @@ from rich.console import Console
 
 from vtr_ray import strategies
 from vtr_ray.commands.inputs import DataOptions, ModelOptions, PoolOptions
+from vtr_ray.commands.labelling import with_labels
 from vtr_ray.efficiency import count_flops
 from vtr_ray.errors import InputError
 from vtr_ray.evaluation.pool import EvaluatorPool
+from vtr_ray.evaluation.samples import AGREEMENT
 from vtr_ray.evaluation.statistics import check_comparable
 from vtr_ray.models import load_config
+from vtr_ray.provenance import provenance
 from vtr_ray.report.comparison import (
     Row,
     compare_schedules,
     comparison_lines,
     comparison_table,
+    score_name,
     sources_table,
 )
 from vtr_ray.report.curve import draw_curve
@@ -139,7 +143,7 @@ class SearchJob:
         """`check`: refuses a run directory, before samples are read; `check_samples` too few of them."""
         self.command, self.title, self.model = command, title, model
         self.run, self.console = run, console
-        self._began, self._pool = time.monotonic(), pool
+        self._began, self._pool, self._data = time.monotonic(), pool, data
         self.out = run_directory(run, command)
         if check is not None:
             check(self.out)
@@ -160,7 +164,13 @@ class SearchJob:
         return Tracker(out, self.uri, name=name, warn=lambda text: self.console.print(text, soft_wrap=True))
 
     def open(self) -> EvaluatorPool:
-        """The actors with the search samples. Ray must be connected."""
+        """The actors with the search samples. Ray must be connected.
+
+        Where the model's own answers are the labels, they are written first, of both sample sets.
+        """
+        self.samples = with_labels(self.samples, self.model, self._pool, self.out, self.say)
+        if self.test is not None:
+            self.test = with_labels(self.test, self.model, self._pool, self.out, self.say)
         return self._pool.open(self.model, self.samples, self.out.name, say=self.say)
 
     def cost(self, pool: Any) -> Callable[[Schedule], dict[str, float]]:
@@ -194,12 +204,13 @@ class SearchJob:
                 "dtype": self.model.dtype,
                 "attn": self.model.attn,
                 "max_pixels": self.model.max_pixels,
+                **self._data.parameters,
                 **parameters,
             },
             seed=seed,
             samples=self.samples.set.fingerprint,
         )
-        with Display(self.console, columns) as display:
+        with Display(self.console, columns, "E" if self.labels == "given" else "E (agreement)") as display:
             return run_search(
                 search,
                 pool,
@@ -210,7 +221,17 @@ class SearchJob:
                 tracker=tracker,
                 cost=cost or self.cost(pool),
                 save=save,
+                found=self.provenance(pool),
             )
+
+    def provenance(self, pool: Any) -> dict[str, Any]:
+        """What a schedule that this search finds says of where it was found, but for its E."""
+        return provenance(self.command, self.model.model, pool.vision_tokens, self.samples.set)
+
+    @property
+    def labels(self) -> str:
+        """ "given", or "self": E is agreement with the model's own answers."""
+        return self._data.labels
 
     def compare(
         self, pool: EvaluatorPool, schedules: Mapping[str, Schedule], found: Mapping[str, str] | None = None
@@ -232,7 +253,7 @@ class SearchJob:
             return self._compared(held_out, schedules, found)
 
     def _compared(self, pool: Any, schedules: Mapping[str, Schedule], found: Mapping[str, str]) -> list[Row]:
-        with comparing(self.console) as on_row:
+        with comparing(self.console, self.labels) as on_row:
             return compare_schedules(pool, schedules, on_row=on_row, found=found)
 
     def record(
@@ -261,6 +282,7 @@ class SearchJob:
         if rows:
             table = {
                 "samples": self.compared_on,
+                "labels": self.labels,
                 "found": rows[1].name,
                 "left_out": dict(left_out or {}),
                 "rows": [row.to_dict() for row in rows],
@@ -271,7 +293,7 @@ class SearchJob:
                 "prefill_ms": 1000 * rows[1].prefill,
                 "prefill_ms_no_reduction": 1000 * rows[0].prefill,
             }
-            values |= {f"accuracy/{row.name}": row.accuracy for row in rows}
+            values |= {f"{score_name(self.labels)}/{row.name}": row.accuracy for row in rows}
         record_results(found.path, values, [*files, *artifacts])
 
     @property
@@ -282,14 +304,15 @@ class SearchJob:
     def show(self, rows: Sequence[Row], left_out: Mapping[str, str]) -> None:
         """Prints the comparison. left_out: of the rivals, why."""
         if rows:
-            self.console.print(comparison_table(rows, self.compared_on, found=self.title))
+            self.console.print(comparison_table(rows, self.compared_on, found=self.title, labels=self.labels))
             self.say(*comparison_lines(rows, self.title, left_out))
-            self.console.print(sources_table(rows))
+            self.console.print(sources_table(rows, self.labels))
 
     def say_found(self, found: Found, cost: Callable[[Schedule], Mapping[str, float]]) -> None:
         """The line that sums up one search, and where its files are."""
         before = "" if found.score_before is None else f" (no reduction: {found.score_before:.4f})"
-        score = "" if found.score is None else f", E {found.score:.4f}{before}"
+        meaning = "" if self.labels == "given" else f" ({AGREEMENT})"
+        score = "" if found.score is None else f", E {found.score:.4f}{before}{meaning}"
         none = strategies.none(found.schedule.num_layers)
         self.say(
             f"Found: memory cost {found.schedule.memory_cost:.3f}, {cost(found.schedule)['tflops']:.4g} "

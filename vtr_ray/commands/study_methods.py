@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from vtr_ray.commands.named import given_schedule
 from vtr_ray.commands.study_accuracy import difference_of, evaluated
 from vtr_ray.commands.study_job import Job
 from vtr_ray.commands.study_searches import (
@@ -24,7 +23,7 @@ def every_benchmark(job: Job) -> Finding:
     given = first_scenario(job)
     for run, settings in named(job, "psigmoid", job.model.model):
         goal = settings.parameters["match"] or f"b = {settings.parameters['budget']:g}"
-        given[f"{P_SIGMOID}, {goal}"] = given_schedule(run)
+        given[f"{P_SIGMOID}, {goal}"] = job.given(run)
     return methods.every_benchmark(_methods(evaluated(job, given, "evaluation", job.model)))
 
 

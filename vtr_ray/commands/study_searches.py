@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vtr_ray import strategies
 from vtr_ray.commands import gsearch, psigmoid
-from vtr_ray.commands.named import Given, given_schedule
+from vtr_ray.commands.named import Given
 from vtr_ray.commands.searching import RunOptions
 from vtr_ray.commands.study_job import Job
 from vtr_ray.errors import InputError
@@ -102,7 +102,7 @@ def fixed(layers: int) -> dict[str, Given]:
 
 def first_scenario(job: Job) -> dict[str, Given]:
     """Table 1's methods: the fixed ones, G-Search and the control at its rates."""
-    found = given_schedule(g_search(job))
+    found = job.given(g_search(job))
     return {
         **fixed(job.model.num_layers()),
         G_SEARCH: found,
@@ -115,5 +115,5 @@ def second_scenario(job: Job) -> dict[str, Given]:
     run = p_sigmoid(job, [DROP])[DROP]
     return {
         fastv_name(DROP): Given(strategies.fastv(job.model.num_layers(), DROP)),
-        P_SIGMOID: given_schedule(run),
+        P_SIGMOID: job.given(run),
     }

@@ -81,11 +81,12 @@ class Evaluator:
         self._decode = decode
         self._exact = [teacher_forcing and sample.exact and decode is None for sample in samples]
         self._targets = [
-            _target(processor, sample) if exact else []
+            _target(processor, sample) if exact else None
             for sample, exact in zip(samples, self._exact, strict=True)
         ]
         self._lengths = [
-            tokens + len(target) for target, tokens in zip(self._targets, self._prompt_lengths(), strict=True)
+            tokens + len(target or [])
+            for target, tokens in zip(self._targets, self._prompt_lengths(), strict=True)
         ]
         self._parts = [[batch] for batch in self._formed()]
         self._tensors: dict[tuple[int, ...], Tensors] = {}
@@ -279,18 +280,18 @@ class Evaluator:
         return True
 
     def _decided(self, samples: Sequence[Sample], batch: Tensors, logits: Tensor) -> list[Outcome]:
-        """1 where every target token and an end token after them are the arg-max, else 0."""
+        """1 where every target token and, of targets that end, an end token after them are the arg-max."""
         ignored = batch.targets == IGNORED
         predicted, bad = arg_max(logits)
         right = (predicted == batch.targets) | ignored
-        right[:, -1] = torch.isin(predicted[:, -1], self._ends)
+        right[:, -1] = torch.isin(predicted[:, -1], self._ends) | ignored[:, -1]
         lost = (bad & ~ignored).any(1)
         found = zip(samples, (right.all(1) & ~lost).tolist(), lost.tolist(), strict=True)
         return [Outcome(one.id, float(hit), error=NOT_A_NUMBER if none else None) for one, hit, none in found]
 
     def _generated(self, part: tuple[int, ...], batch: Tensors, first: Any) -> list[Outcome]:
         samples = [self.samples.samples[index] for index in part]
-        limits = [sample.max_new_tokens for sample in samples]
+        limits = [_limit(sample) for sample in samples]
         stepwise = self._decode is not None or self._windowed(batch, limits)
         drafts = None if stepwise else [self._draft(index)[1] for index in part]
         answers = greedy(self.model, batch, self._ends, limits, first, drafts)
@@ -304,11 +305,20 @@ class Evaluator:
         """What a sample that generates will likely write: the best answer so far, at first the right one."""
         if index not in self._drafts:
             sample = self.samples.samples[index]
-            answer = sample.answers[0] if sample.answers else ""
-            tokens = prompts.target_ids(self.processor, sample.question, answer, sample.is_video)
-            vision = family_of(self.model).is_vision(self.model.config, torch.tensor(tokens))
-            self._drafts[index] = 0.0, [] if bool(vision.any()) else tokens
+            if sample.target is not None:
+                tokens = list(sample.target)
+            elif not sample.answers:
+                tokens = []
+            else:
+                answer = sample.answers[0]
+                tokens = prompts.target_ids(self.processor, sample.question, answer, sample.is_video)
+            self._drafts[index] = 0.0, [] if self._holds_vision(tokens) else tokens
         return self._drafts[index]
+
+    def _holds_vision(self, tokens: Sequence[int]) -> bool:
+        """Whether a placeholder of vision tokens is among the tokens: fed to the model it would be one."""
+        family, config = family_of(self.model), self.model.config
+        return bool(family.is_vision(config, torch.tensor(list(tokens), dtype=torch.int64)).any())
 
     def _windowed(self, batch: Tensors, limits: list[int]) -> bool:
         kinds = layer_kinds(family_of(self.model).decoder_of(self.model).config)
@@ -319,6 +329,8 @@ class Evaluator:
         if tokens is None:
             return Outcome(sample.id, 0.0, answer="", error=NOT_A_NUMBER)
         answer: str = self.processor.tokenizer.decode(tokens, skip_special_tokens=True)
+        if sample.target is not None:
+            return Outcome(sample.id, float(tuple(tokens) == sample.target), answer.strip())
         for stop in sample.until:
             answer = answer.split(stop)[0] if stop else answer
         return Outcome(sample.id, sample.score(answer), answer.strip())
@@ -386,7 +398,7 @@ class Evaluator:
 
     def _alone(self, sample: Sample) -> Tensors:
         """A batch of one sample's prompt, on the model's device; not kept."""
-        batch = build(self.model, self.processor, [sample], [[]], int(self._ends[0]), self._max_pixels)
+        batch = build(self.model, self.processor, [sample], [None], int(self._ends[0]), self._max_pixels)
         return batch.map(lambda tensor: tensor.to(self.model.device))
 
     def vision_scores(self, place: int) -> list[list[float]]:
@@ -462,7 +474,14 @@ class EvaluatorSpec:
         )
 
 
+def _limit(sample: Sample) -> int:
+    """New tokens at most: one more than a target that ends, so that an answer of its length has ended."""
+    return sample.max_new_tokens if sample.target is None else len(sample.target) + sample.target_ends
+
+
 def _target(processor: Any, sample: Sample) -> list[int]:
+    if sample.target is not None:
+        return list(sample.target)
     target = prompts.target_ids(processor, sample.question, sample.answers[0], sample.is_video)
     if not target:
         raise InputError(

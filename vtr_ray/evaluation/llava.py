@@ -6,7 +6,7 @@ import hashlib
 import json
 import random
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
@@ -50,7 +50,7 @@ class Entry(BaseModel):
     image: str | None = None
     video: str | list[str] | None = None
     fps: float = Field(FRAME_RATE, gt=0)
-    conversations: list[Turn] = Field(min_length=2)
+    conversations: list[Turn] = Field(min_length=1)
 
     @property
     def source(self) -> str:
@@ -69,13 +69,16 @@ class Entry(BaseModel):
 
     @property
     def answer(self) -> str:
-        """The answer to the first turn."""
-        return self.conversations[1].value.strip()
+        """The answer to the first turn; empty where it has none."""
+        return self.conversations[1].value.strip() if len(self.conversations) > 1 else ""
 
-    def first_turn(self) -> str | None:
-        """Why the first turn is not a question about one image or video with an answer; None where it is."""
+    def first_turn(self, answered: bool = True) -> str | None:
+        """Why the first turn is not a question about one image or video with an answer; None where it is.
+
+        answered: False where the answer does not matter and may be missing.
+        """
         speakers = [turn.speaker for turn in self.conversations[:2]]
-        if speakers != ["human", "gpt"]:
+        if speakers != ["human", "gpt"] and (answered or speakers != ["human"]):
             return "the conversation does not start with a question and its answer"
         if self.image and self.video:
             return "both an image and a video; exactly one is supported"
@@ -85,7 +88,7 @@ class Entry(BaseModel):
             return f"the first turn is not about {what} (no {' or '.join(asked)})"
         if not self.question:
             return "empty question"
-        return None if self.answer else "empty answer"
+        return None if self.answer or not answered else "empty answer"
 
 
 def load_llava(path: str | Path, images: str | Path | None = None, frames: int = FRAMES) -> SampleSet:
@@ -100,28 +103,38 @@ def load_llava(path: str | Path, images: str | Path | None = None, frames: int =
     Raises InputError: no such file or folder, not a JSON list, more than 5 % skipped, none left.
     """
     path = Path(path)
+    folder = Path(images) if images is not None else path.parent
+    return samples_of(read_entries(path), folder, frames, str(path))
+
+
+def samples_of(
+    entries: Iterable[dict[str, Any]], folder: Path, frames: int, where: str, answered: bool = True
+) -> SampleSet:
+    """Samples of entries as `load_llava` reads them. where: names their source in messages.
+
+    answered: False: answers are left out, and may be missing.
+    """
     if frames < 1:
         raise InputError(f"frames is {frames}; at least 1 of a video must be read")
-    folder = Path(images) if images is not None else path.parent
     if not folder.is_dir():
         raise InputError(f"image folder {folder} does not exist; name the folder that image paths start from")
     samples: list[Sample] = []
     skipped: list[Skipped] = []
     seen: Counter[str] = Counter()
-    for index, raw in enumerate(read_entries(path)):
+    for index, raw in enumerate(entries):
         name = str(raw.get("id", f"entry {index}"))
         seen[name] += 1
         name = name if seen[name] == 1 else f"{name}#{seen[name]}"
-        sample = _sample(name, raw, folder, frames)
+        sample = _sample(name, raw, folder, frames, answered)
         if isinstance(sample, Skipped):
             skipped.append(sample)
         else:
             samples.append(sample)
-    return SampleSet(tuple(samples), tuple(skipped), where=str(path))
+    return SampleSet(tuple(samples), tuple(skipped), where=where)
 
 
-def _sample(name: str, raw: dict[str, Any], folder: Path, frames: int) -> Sample | Skipped:
-    entry = _entry(raw)
+def _sample(name: str, raw: dict[str, Any], folder: Path, frames: int, answered: bool) -> Sample | Skipped:
+    entry = _entry(raw, answered)
     if isinstance(entry, str):
         return Skipped(name, entry)
     seen: Path | Video
@@ -142,10 +155,11 @@ def _sample(name: str, raw: dict[str, Any], folder: Path, frames: int) -> Sample
     except Exception as error:  # PIL's and FFmpeg's decoders raise whatever they meet
         what = f"video {entry.video}" if entry.video else f"image {folder / str(entry.image)}"
         return Skipped(name, f"{what} cannot be decoded: {error}")
-    return Sample(name, entry.source, seen, entry.question, (entry.answer,), digest=digest)
+    answers = (entry.answer,) if answered else ()
+    return Sample(name, entry.source, seen, entry.question, answers, digest=digest)
 
 
-def _entry(raw: dict[str, Any]) -> Entry | str:
+def _entry(raw: dict[str, Any], answered: bool = True) -> Entry | str:
     """The entry, or why it is no sample."""
     if not raw.get("image") and not raw.get("video"):
         return "no image and no video"
@@ -153,7 +167,7 @@ def _entry(raw: dict[str, Any]) -> Entry | str:
         entry = Entry.model_validate(raw)
     except ValidationError as error:
         return _first_problem(error)
-    return entry.first_turn() or entry
+    return entry.first_turn(answered) or entry
 
 
 def _video(entry: Entry, folder: Path, frames: int) -> Video:

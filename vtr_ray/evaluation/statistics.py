@@ -87,3 +87,15 @@ def lower_bound(
 def samples_to_show(drop: float, confidence: float = 0.95) -> int:
     """How many samples `lower_bound` needs to show a loss of at most `drop` where no sample differs."""
     return max(1, math.ceil(float(stats.norm.ppf(confidence)) * math.sqrt(2) / drop) - 2)
+
+
+def wilson(mean: float, count: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Wilson's interval of a mean of `count` scores in [0, 1].
+
+    Of scores that are 0 or 1 it is the interval of their proportion; of others it is wider than it need be,
+    since no scores of that mean vary more.
+    """
+    z = float(stats.norm.ppf((1 + confidence) / 2))
+    middle = (mean + z * z / (2 * count)) / (1 + z * z / count)
+    half = z * math.sqrt(mean * (1 - mean) / count + z * z / (4 * count * count)) / (1 + z * z / count)
+    return max(0.0, middle - half), min(1.0, middle + half)

@@ -12,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.table import Table
 
+from vtr_ray.evaluation.samples import AGREEMENT
 from vtr_ray.files import replacing
 from vtr_ray.report.curve import draw_curve
 from vtr_ray.schedule import Schedule
@@ -50,11 +51,13 @@ class Found:
         }
 
 
-def budgets_table(found: Sequence[Found]) -> Table:
-    """A table for the terminal, a line for each search."""
+def budgets_table(found: Sequence[Found], labels: str = "given") -> Table:
+    """A table for the terminal, a line for each search. labels: of the samples (`SampleSet.labels`)."""
     table = Table(title="k by budget", title_justify="left", caption_justify="left")
+    meaning = f"{AGREEMENT}, " if labels == "self" else ""
     table.caption = (
-        "b: mean keeping rate over layers 3..L; E: on the search samples; TFLOPs: the paper's convention"
+        f"b: mean keeping rate over layers 3..L; E: {meaning}on the search samples; TFLOPs: the paper's "
+        "convention"
     )
     table.add_column("search")
     columns = ["b", "k", "E", "memory cost", "TFLOPs"]

@@ -11,6 +11,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.table import Table
 
+from vtr_ray.evaluation.samples import AGREEMENT
 from vtr_ray.files import replacing
 from vtr_ray.schedule import Schedule
 
@@ -96,12 +97,12 @@ def draw_front(
     return path
 
 
-def front_table(front: Sequence[FrontPoint], chosen: int | None) -> Table:
-    """The front by rising cost. chosen: the trial that was picked, marked."""
+def front_table(front: Sequence[FrontPoint], chosen: int | None, labels: str = "given") -> Table:
+    """The front by rising cost. chosen: the trial that was picked, marked. labels: `SampleSet.labels`."""
     table = Table(title="Front", title_justify="left", caption_justify="left")
     table.caption = (
         "drop: points of E below no reduction; TFLOPs: executed, a median sample's prefill; prefill: median, "
-        "batch 1, language model only; *: chosen"
+        "batch 1, language model only; *: chosen" + (f"; E: {AGREEMENT}" if labels == "self" else "")
     )
     table.add_column("file")
     for column in ("b", "k", "alpha", "E", "drop", "TFLOPs", "memory cost", "prefill ms"):
