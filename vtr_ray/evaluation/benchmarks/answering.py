@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from vtr_ray.evaluation.benchmarks.loading import Chosen
@@ -35,7 +36,7 @@ def collect_answers(
     asked = dict(_asked(chosen))
     keys = {
         name: {
-            sample: digest(schedule=schedule.to_dict(), **identity, **question)
+            sample: digest(schedule=replace(schedule, found=None).to_dict(), **identity, **question)
             for sample, question in asked.items()
         }
         for name, schedule in schedules.items()
