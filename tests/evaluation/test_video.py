@@ -127,6 +127,34 @@ def test_scaled_and_empty_matrices_turn_alike_and_slanted_ones_are_refused(tmp_p
         read_video(Video(slanted, 2))
 
 
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize(
+    ("space", "red", "blue"),
+    [(2, 0.299, 0.114), (6, 0.299, 0.114), (1, 0.2126, 0.0722), (7, 0.212, 0.087), (9, 0.2627, 0.0593)],
+)
+def test_colours_are_those_of_the_space_that_a_video_names(tmp_path, space, red, blue, full):
+    """BT.601 (also where none is named), 709, SMPTE 240M, BT.2020: encoded by their formulas, losslessly."""
+    import av
+
+    colours = np.array([(220, 40, 60), (30, 200, 90)])
+    r, g, b = colours.T / 255
+    light = red * r + (1 - red - blue) * g + blue * b
+    parts = np.stack([light, (b - light) / (2 - 2 * blue), (r - light) / (2 - 2 * red)])
+    scale, zero = ([255, 255, 255], [0, 128, 128]) if full else ([219, 224, 224], [16, 128, 128])
+    stored = np.rint(parts * np.array(scale)[:, None] + np.array(zero)[:, None]).astype(np.uint8)
+    with av.open(str(tmp_path / "v.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=4, options={"qp": "0"})
+        stream.width, stream.height, stream.pix_fmt = 32, 16, "yuv444p"
+        stream.codec_context.colorspace, stream.codec_context.color_range = space, 2 if full else 1
+        planes = np.ascontiguousarray(stored.repeat(16, 1)[:, None].repeat(16, 1))
+        frame = av.VideoFrame.from_ndarray(planes, format="yuv444p")
+        frame.colorspace, frame.color_range = space, 2 if full else 1
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    seen = read_video(Video(tmp_path / "v.mp4", 1)).pixels[0, 8, [4, 28]]
+    assert np.abs(seen.astype(int) - colours).max() <= 3
+
+
 @pytest.mark.parametrize(
     ("name", "codec", "pixel_format"), [("a.mov", "png", "rgba"), ("a.mkv", "ffv1", "bgra")]
 )
