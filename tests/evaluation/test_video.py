@@ -5,12 +5,11 @@ import math
 import pickle
 import re
 import shutil
-import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
-from clips import decoded, pixels, write_clip
+from clips import decoded, pixels, turned_clip, write_clip
 from PIL import Image
 
 from vtr_ray.errors import InputError
@@ -68,18 +67,6 @@ def test_a_folder_of_frames_is_read_by_its_numbers(tmp_path):
     assert np.array_equal(clip.pixels, pictures[[0, 2, 4, 6, 8, 10]])
     assert (clip.metadata["fps"], clip.metadata["duration"]) == (2.0, 5.5)
     assert pickle.loads(pickle.dumps(video)) == video
-
-
-def turned_clip(path, matrix, size=(64, 32)):
-    """A clip whose track header (`tkhd`) says how it is shown, as phones write it: (a, b, c, d)."""
-    write_clip(path, size=size)
-    data = bytearray(path.read_bytes())
-    place = data.index(b"tkhd") + 44  # version 0: times, track, duration, layer, group, volume before it
-    assert struct.unpack(">9i", data[place : place + 36]) == (65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30)
-    a, b, c, d = (round(part * 65536) for part in matrix)
-    data[place : place + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
-    path.write_bytes(data)
-    return path
 
 
 def shown(pixels, matrix):
