@@ -133,7 +133,8 @@ def skipped_line(where: str, skipped: Sequence[Skipped]) -> str:
     """Return the line that says how many samples of a set are skipped, the first five with the reason."""
     names = "; ".join(f"{one.name}: {one.reason}" for one in skipped[:5])
     more = f"; and {len(skipped) - 5} more" if len(skipped) > 5 else ""
-    return f"{where}: skipped {len(skipped)} samples ({names}{more})"
+    count = "1 sample" if len(skipped) == 1 else f"{len(skipped)} samples"
+    return f"{where + ': ' if where else ''}skipped {count} ({names}{more})"
 
 
 @dataclass(frozen=True)
