@@ -12,6 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, ImageFile
 
+READER_VERSION = 2
+"""Raised whenever a file becomes other pixels than before, so that kept answers are asked for again."""
+
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
