@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from vtr_ray.efficiency.units import flops_text
 from vtr_ray.studies.finding import Finding, Table
 from vtr_ray.studies.methods import NONE
 
@@ -16,7 +17,10 @@ FLASH_ATTENTION = "FlashAttention2"  # the package's
 
 @dataclass(frozen=True)
 class Timed:
-    """One method under one kernel. prefill, decode: seconds, of every timed turn and every decoded token."""
+    """One method under one kernel. prefill, decode: seconds, of every timed turn and every decoded token.
+
+    memory_cost, tflops: of the timed sample; TFLOPs by the paper's convention, with the encoder.
+    """
 
     method: str
     kernel: str
@@ -98,7 +102,7 @@ def _why(verdicts: Mapping[str, bool | None], none: Timed) -> Iterator[str]:
     if not all(verdicts.values()):
         yield (
             "FLOPs fall, and times do not, or not clearly, everywhere: without reduction a prefill is "
-            f"{1e3 * none.tflops:.3g} GFLOPs here, and each cut has a price of its own "
+            f"{flops_text(none.tflops)} here, and each cut has a price of its own "
             "(ranking, gathering, masks)."
         )
 

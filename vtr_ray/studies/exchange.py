@@ -6,6 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from vtr_ray.efficiency.units import flops_text
 from vtr_ray.schedule import Schedule
 from vtr_ray.studies.finding import Finding, Table
 from vtr_ray.studies.methods import NONE
@@ -57,7 +58,7 @@ def exchanged(runs: Sequence[Run]) -> Finding:
     sentences = [
         f"{run.model} with the schedule of {run.schedule}: {100 * run.accuracy:.1f} instead of "
         f"{100 * own[run.model].accuracy:.1f} ({'' if run.significant else 'not '}significant) at "
-        f"{run.tflops:.4g} instead of {own[run.model].tflops:.4g} TFLOPs."
+        f"{flops_text(run.tflops)} instead of {flops_text(own[run.model].tflops)}."
         for run in foreign
     ]
     if as_good:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from vtr_ray.efficiency.units import flops_text
 from vtr_ray.studies.finding import Finding, Table
 
 NONE, G_SEARCH, P_SIGMOID, RANDOM = "no reduction", "G-Search", "P-Sigmoid", "random tokens"
@@ -21,7 +22,8 @@ class Method:
     """One model under one method's schedule.
 
     accuracy: average over benchmarks, in [0, 1]; low, high: its interval. benchmarks: each one's own figure,
-    by title. difference: of the average to no reduction; significant: whether it is. prefill_ms: of a batch.
+    by title. difference: of the average to no reduction; significant: whether it is. tflops: the
+    paper's convention, mean over the benchmarks' prompts. prefill_ms: None where nothing was timed.
     """
 
     name: str
@@ -30,7 +32,7 @@ class Method:
     high: float
     memory_cost: float
     tflops: float
-    prefill_ms: float
+    prefill_ms: float | None
     benchmarks: Mapping[str, float]
     difference: float = 0.0
     significant: bool = False
@@ -47,8 +49,8 @@ def every_benchmark(methods: Sequence[Method]) -> Finding:
     sentences = [
         _described(none, ours),
         "Beside it: "
-        + "; ".join(f"{one.name} {100 * one.accuracy:.1f} at {one.tflops:.4g}" for one in others)
-        + " TFLOPs.",
+        + "; ".join(f"{one.name} {100 * one.accuracy:.1f} at {flops_text(one.tflops)}" for one in others)
+        + ".",
     ]
     if RANDOM in by_name:
         sentences.append(
@@ -93,8 +95,8 @@ def on_videos(methods: Sequence[Method], handcrafted: str, lead: tuple[float, bo
         holds=False if lost or difference < 0 else True if clear else None,
         sentences=(
             _described(none, ours),
-            f"{handcrafted} has {100 * theirs.accuracy:.1f} at {theirs.tflops:.4g} TFLOPs, P-Sigmoid "
-            f"{100 * curve.accuracy:.1f} at {curve.tflops:.4g}: {100 * difference:+.1f} points "
+            f"{handcrafted} has {100 * theirs.accuracy:.1f} at {flops_text(theirs.tflops)}, P-Sigmoid "
+            f"{100 * curve.accuracy:.1f} at {flops_text(curve.tflops)}: {100 * difference:+.1f} points "
             f"({'' if clear else 'not '}significant).",
         ),
         tables=_tables(methods),
@@ -105,16 +107,25 @@ def on_videos(methods: Sequence[Method], handcrafted: str, lead: tuple[float, bo
 def _described(none: Method, ours: Method) -> str:
     return (
         f"G-Search: {100 * ours.accuracy:.1f} instead of {100 * none.accuracy:.1f} "
-        f"({'' if ours.significant else 'not '}significant) at {ours.tflops:.4g} instead of "
-        f"{none.tflops:.4g} TFLOPs, memory cost {ours.memory_cost:.3f}."
+        f"({'' if ours.significant else 'not '}significant) at {flops_text(ours.tflops)} instead of "
+        f"{flops_text(none.tflops)}, memory cost {ours.memory_cost:.3f}."
     )
 
 
 def _tables(methods: Sequence[Method]) -> dict[str, Table]:
     titles = list(dict.fromkeys(title for one in methods for title in one.benchmarks))
+    timed = any(one.prefill_ms is not None for one in methods)
     return {
         "methods": Table(
-            ("method", "average", "low", "high", "memory cost", "TFLOPs", "prefill ms"),
+            (
+                "method",
+                "average",
+                "low",
+                "high",
+                "memory cost",
+                "TFLOPs",
+                *(["prefill ms"] if timed else []),
+            ),
             [
                 (
                     one.name,
@@ -123,7 +134,7 @@ def _tables(methods: Sequence[Method]) -> dict[str, Table]:
                     one.high,
                     one.memory_cost,
                     one.tflops,
-                    one.prefill_ms,
+                    *([one.prefill_ms] if timed else []),
                 )
                 for one in methods
             ],

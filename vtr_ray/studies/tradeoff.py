@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
+from vtr_ray.efficiency.units import flops_text
 from vtr_ray.studies.finding import Finding, Table
 
 DROPS = (0.5, 0.75, 0.875, 0.9375)  # of FastV, whose FLOPs the others are given: section 4.2's Scenario II
@@ -80,7 +81,7 @@ def steepness_by_budget(found: Mapping[str, Sequence[tuple[float, float, float]]
         for model, own in found.items()
     }
     described = "; ".join(
-        f"{model}: k {', '.join(f'{k:.2f} at {tflops:.4g} TFLOPs' for tflops, _, k in sorted(own))}"
+        f"{model}: k {', '.join(f'{k:.2f} at {flops_text(tflops)}' for tflops, _, k in sorted(own))}"
         for model, own in found.items()
     )
     falling = [model for model, rises in rising.items() if not rises]
