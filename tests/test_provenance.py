@@ -42,7 +42,8 @@ def test_it_is_kept_and_is_no_part_of_the_value(tmp_path):
         "given",
     )
     assert said["revision"] == revision_of(str(embedded.MODEL)) and said["samples"]["count"] == 2
-    assert (said["E"], said["E_no_reduction"], said["E_interval"]) == (0.5, 1.0, list(wilson_interval(0.5, 2)))
+    assert (said["E"], said["E_no_reduction"]) == (0.5, 1.0)
+    assert said["E_interval"] == list(wilson_interval(0.5, 2))
     assert said["versions"].keys() == {"vtr-ray", "transformers", "torch"}
 
 

@@ -60,6 +60,7 @@ class Limits:
     def prefill(self) -> float | None:
         """`max_prefill_ms` in seconds."""
         return None if self.max_prefill_ms is None else self.max_prefill_ms / 1000
+
     @property
     def allowed_drop(self) -> float | None:
         """How much E may fall, in units of E; None: as much as the other limits take."""

@@ -103,9 +103,7 @@ def labelled(load: Callable[[], SampleSet], labels: Labels | Callable[[], Labels
     return SampleSet(tuple(kept), tuple(skipped), samples.where)
 
 
-def labels_of(
-    outcomes: Sequence[Outcome], key: str, limit: int, refused: Iterable[Skipped] = ()
-) -> Labels:
+def labels_of(outcomes: Sequence[Outcome], key: str, limit: int, refused: Iterable[Skipped] = ()) -> Labels:
     """The labels that the outcomes of `LabelEvaluator`s hold. An answer of `limit` tokens was cut there.
 
     refused: samples that the model could not be asked about.

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from itertools import combinations, pairwise
 from typing import Any, NamedTuple
 
+from vtr_ray.efficiency.units import flops_text
 from vtr_ray.studies.finding import Finding, Table, read, records
 from vtr_ray.studies.methods import ONE_CUT
-from vtr_ray.studies.verdict import PairedDifference, credit, every, flops_text, more
+from vtr_ray.studies.verdict import PairedDifference, credit, every, more
 
 DROPS = (0.5, 0.75, 0.875, 0.9375)  # of FastV, whose FLOPs the others are given: section 4.2's Scenario II
 OURS = "P-Sigmoid"
