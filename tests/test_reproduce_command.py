@@ -93,6 +93,7 @@ def test_models_with_each_others_schedules_stand_beside_table_4() -> None:
     rows = [
         ["embedded", "its own", 0.9, 2.0, 0.5, 0, False],
         ["embedded", "embedded:deco", 0.8, 1.0, 0.4, -0.1, True],
+        ["embedded", "one cut", 0.85, 2.0, 0.5, -0.05, True],
         ["embedded:deco", "its own", 0.7, 1.0, 0.4, 0, False],
         ["embedded:deco", "embedded", 0.6, 2.0, 0.5, -0.1, True],
     ]
@@ -106,6 +107,18 @@ def test_models_with_each_others_schedules_stand_beside_table_4() -> None:
     assert lines["embedded:deco", "self", "average"] == (61.22, 70.0)
     assert lines["embedded:deco", "InternVL2-1B", "average"] == (60.90, 60.0)
     assert lines["embedded:deco", "InternVL2-1B", "tflops"] == (None, 2.0)
+    assert lines["embedded", "one cut", "average"] == (None, 85.0)
+
+
+def test_one_cut_has_a_row_that_the_paper_has_not() -> None:
+    columns = ["model", "schedule", "accuracy", "TFLOPs", "memory cost"]
+    rows = [
+        ["m", "no reduction", 0.9, 2.0, 1.0],
+        ["m", "its own", 0.8, 1.0, 0.5],
+        ["m", "one cut", 0.7, 1.0, 0.5],
+    ]
+    content = {"ontop": {"tables": {"accuracies": {"columns": columns, "rows": rows}}}}
+    assert [one.method for one in measured(2, "m", content)] == ["none", "G-Search", "one cut"]
 
 
 def test_kernels_stand_beside_table_10_as_the_paper_ran_them() -> None:

@@ -157,7 +157,10 @@ def steepness_by_budget(found: Mapping[str, Sequence[tuple[Any, ...]]]) -> Findi
     the ranges of two models at one budget are disjoint. It does not hold where
     `low(k at a budget) > high(k at the next larger one)` somewhere.
     """
-    searched = {model: sorted(Steepness(*one) for one in own) for model, own in found.items()}
+    searched = {
+        model: sorted((Steepness(*one) for one in own), key=lambda one: one[:3])
+        for model, own in found.items()
+    }
     rising = {
         model: every(one.below(later) for one, later in pairwise(own)) for model, own in searched.items()
     }
