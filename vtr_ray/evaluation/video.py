@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vtr_ray.evaluation.images import (
+    SIDEWAYS,
     TURNS,
     as_displayed,
     image_size,
@@ -133,7 +134,7 @@ def video_size(video: Video, max_pixels: int | None = None) -> tuple[int, int]:
         frame = next(container.decode(video=0), None)  # a header does not say how the picture is turned
         if frame is None:
             raise ValueError("it has no frames")
-        size = (frame.width, frame.height) if _turn(frame) not in _SIDEWAYS else (frame.height, frame.width)
+        size = (frame.width, frame.height) if _turn(frame) not in SIDEWAYS else (frame.height, frame.width)
     return shrunk(size, max_pixels)
 
 
@@ -232,7 +233,6 @@ def _colours(frame: Any) -> dict[str, int]:
 
 _BT601, _FULL = 5, 2  # FFmpeg's numbers
 _OTHER_MATRICES = (1, 4, 7, 9)  # BT.709, FCC, SMPTE 240M, BT.2020
-_SIDEWAYS = (5, 6, 7, 8)
 _ORIENTATIONS = {
     (1, 0, 0, 1): 1, (-1, 0, 0, 1): 2, (-1, 0, 0, -1): 3, (1, 0, 0, -1): 4,
     (0, 1, 1, 0): 5, (0, 1, -1, 0): 6, (0, -1, -1, 0): 7, (0, -1, 1, 0): 8,
