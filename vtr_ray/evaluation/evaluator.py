@@ -20,7 +20,7 @@ from vtr_ray.errors import InputError
 from vtr_ray.evaluation import prompts
 from vtr_ray.evaluation.batches import IGNORED, Tensors, build, form_batches
 from vtr_ray.evaluation.greedy import arg_max, greedy
-from vtr_ray.evaluation.outcome import NOT_A_NUMBER, Outcome
+from vtr_ray.evaluation.outcome import NOT_A_NUMBER, Outcome, some_of
 from vtr_ray.evaluation.prefix_cache import DEFAULT_LIMIT, PrefixCache
 from vtr_ray.evaluation.samples import Sample, SampleSet, Skipped, skipped_line
 from vtr_ray.evaluation.tokens import Refused, TokenCounter
@@ -365,7 +365,11 @@ class Evaluator:
     def _batch(self, part: tuple[int, ...], whole: bool = True) -> Tensors:
         """The batch on the model's device; not `whole`: without what only the first layer needs."""
         if part not in self._tensors:
-            tensors = self._build(part)
+            try:
+                tensors = self._build(part)
+            except Refused as error:  # not for its size, which was asked about before
+                ids = [self.samples.samples[index].id for index in part]
+                raise Refused(f"{some_of(ids)}: {error}") from error
             kept = sum(batch.bytes for batch in self._tensors.values() if self._resident(batch))
             if self._resident(tensors) and kept + tensors.bytes > self._device_budget:
                 tensors = tensors.map(Tensor.cpu)

@@ -7,14 +7,14 @@ from typing import Any
 
 import torch
 
-from vtr_ray.errors import first_line
+from vtr_ray.errors import InputError, first_line
 from vtr_ray.evaluation import prompts
 from vtr_ray.evaluation.samples import Sample
 from vtr_ray.evaluation.video import Seen, Size, blank, seen_size
 from vtr_ray.models import family_of
 
 
-class Refused(ValueError):
+class Refused(InputError):
     """A sample that the model cannot be asked about; the message says why."""
 
 

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from PIL import Image
 
-from vtr_ray.errors import InputError
 from vtr_ray.evaluation import prompts
 from vtr_ray.evaluation.batches import Tensors, form_batches, read_sample
 from vtr_ray.evaluation.benchmarks.content import content_digest
@@ -100,9 +99,9 @@ class BenchmarkEvaluator(Evaluator):
             group = tuple(index for index in left if self._kinds[index] == self._kinds[left[0]])
             try:
                 found |= zip(group, super()._outcomes(group, schedule), strict=True)
-            except Refused as error:
+            except Refused:
                 if not self._take_away(group):
-                    raise InputError(f"documents {', '.join(self._ids(group))}: {error}") from error
+                    raise
             left = [index for index in left if index not in found]
         self._read.clear()
         return [found[index] for index in part]
@@ -131,12 +130,10 @@ class BenchmarkEvaluator(Evaluator):
             try:
                 self._build((index,))
             except Refused as error:
-                logger.warning("%s is answered from its text alone: %s", *self._ids((index,)), error)
+                name = self.samples.samples[index].id
+                logger.warning("%s is answered from its text alone: %s", name, error)
                 self._kinds[index], refused = "", True
         return refused
-
-    def _ids(self, part: tuple[int, ...]) -> list[str]:
-        return [self.samples.samples[index].id for index in part]
 
     def _batch(self, part: tuple[int, ...], whole: bool = True) -> Tensors:
         batch = super()._batch(part, whole)
