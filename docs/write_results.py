@@ -14,6 +14,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+from vtr_ray.efficiency.units import TERA, flops_unit
 from vtr_ray.store import RUN
 from vtr_ray.studies.judging import judge
 from vtr_ray.studies.verdict import WORDS
@@ -25,8 +26,6 @@ ORDER = (
     "benchmarks", "efficiency", "video",
 )  # fmt: skip
 LONG = 24  # rows; longer tables are in the CSV and JSON alone
-_FLOPS = {"TFLOPs": "GFLOPs", "TMACs": "GMACs"}
-_SMALL = 0.1  # of either
 RESULTS = HERE / "results"
 WEIGHTS = """\
 ## On the paper's models
@@ -150,13 +149,14 @@ def _capital(text: str) -> str:
 
 
 def _scaled(table: dict[str, Any]) -> tuple[list[str], list[list[Any]]]:
-    """Columns and rows; FLOPs and MACs of toys in thousandths of the unit."""
+    """Columns and rows; FLOPs and MACs in the unit that suits them."""
     columns, rows = list(table["columns"]), [list(row) for row in table["rows"]]
     for place, column in enumerate(columns):
-        if column in _FLOPS and max((row[place] for row in rows), default=1.0) < _SMALL:
-            columns[place] = _FLOPS[column]
+        if column in (TERA.name, TERA.macs):
+            unit = flops_unit(row[place] for row in rows)
+            columns[place] = unit.name if column == TERA.name else unit.macs
             for row in rows:
-                row[place] *= 1000
+                row[place] = None if row[place] is None else unit.of(row[place])
     return columns, rows
 
 

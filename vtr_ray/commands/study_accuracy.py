@@ -82,7 +82,7 @@ def _documents(content: Mapping[str, Any], name: str) -> int | None:
 
 
 def _row(name: str, drop: float) -> str:
-    return f"{name} at {100 * drop:g} %"
+    return f"{name}, R = {100 * drop:g} %"  # as reports know the controls: by what stands before the comma
 
 
 def _own_runs(job: Job) -> dict[str, tuple[Path, Schedule]]:
