@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -37,6 +38,9 @@ def gsearch(
     test_task: options.TestTask = None,
     include_path: options.IncludePath = None,
     score: options.Score = None,
+    labels: options.Labels = "given",
+    label_tokens: options.LabelTokens = 32,
+    question: options.Question = None,
     dtype: options.Dtype = "auto",
     attn: options.Attn = "sdpa",
     batch: options.Batch = 16,
@@ -60,9 +64,10 @@ def gsearch(
     compare: options.Compare = True,
     ui_port: options.UiPort = None,
 ) -> None:
-    """Finds the fewest vision tokens per layer without losing accuracy (Scenario I).
+    """Searches how few vision tokens each layer can do with, accuracy weighed against tokens (Scenario I).
 
-    Without options: on the embedded model and its own questions, on this machine.
+    Without options: on the embedded model and its own questions, on this machine. The last lines say whether
+    accuracy was kept.
     """
     from vtr_ray.commands import gsearch as command
     from vtr_ray.commands.inputs import DataOptions, ModelOptions, PoolOptions
@@ -71,7 +76,17 @@ def gsearch(
     command.gsearch(
         ModelOptions(model, dtype, attn, batch, max_pixels, cache, frames),
         DataOptions(
-            samples, images, test, test_images, tuple(task or ()), tuple(test_task or ()), include_path, score
+            samples,
+            images,
+            test,
+            test_images,
+            tuple(task or ()),
+            tuple(test_task or ()),
+            include_path,
+            score,
+            labels,
+            label_tokens,
+            question,
         ),
         command.GSearchOptions(
             stride, initial, iterations, weight, seed, parallel, surrogate, objective, stop_early
@@ -95,6 +110,7 @@ def psigmoid(
         ),
     ] = None,
     k_max: Annotated[float, Option(help="largest steepness searched")] = 2.0,
+    force: options.Force = False,
     initial: Annotated[int, Option(help="uniformly spread points per search")] = 10,
     iterations: Annotated[int, Option(help="Bayesian optimisation steps per search")] = 15,
     model: options.Model = "embedded",
@@ -106,6 +122,9 @@ def psigmoid(
     test_task: options.TestTask = None,
     include_path: options.IncludePath = None,
     score: options.Score = None,
+    labels: options.Labels = "given",
+    label_tokens: options.LabelTokens = 32,
+    question: options.Question = None,
     dtype: options.Dtype = "auto",
     attn: options.Attn = "sdpa",
     batch: options.Batch = 16,
@@ -134,10 +153,20 @@ def psigmoid(
     command.psigmoid(
         ModelOptions(model, dtype, attn, batch, max_pixels, cache, frames),
         DataOptions(
-            samples, images, test, test_images, tuple(task or ()), tuple(test_task or ()), include_path, score
+            samples,
+            images,
+            test,
+            test_images,
+            tuple(task or ()),
+            tuple(test_task or ()),
+            include_path,
+            score,
+            labels,
+            label_tokens,
+            question,
         ),
         command.PSigmoidOptions(
-            tuple(budget or ()), tuple(match or ()), k_max, initial, iterations, seed, parallel
+            tuple(budget or ()), tuple(match or ()), k_max, initial, iterations, seed, parallel, force
         ),
         PoolOptions(actors, cpus, gpus),
         RunOptions(out, resume, compare, ui_port),
@@ -156,6 +185,9 @@ def pareto(
     test_task: options.TestTask = None,
     include_path: options.IncludePath = None,
     score: options.Score = None,
+    labels: options.Labels = "given",
+    label_tokens: options.LabelTokens = 32,
+    question: options.Question = None,
     dtype: options.Dtype = "auto",
     attn: options.Attn = "sdpa",
     batch: options.Batch = 16,
@@ -199,7 +231,17 @@ def pareto(
     command.pareto(
         ModelOptions(model, dtype, attn, batch, max_pixels, cache, frames),
         DataOptions(
-            samples, images, test, test_images, tuple(task or ()), tuple(test_task or ()), include_path, score
+            samples,
+            images,
+            test,
+            test_images,
+            tuple(task or ()),
+            tuple(test_task or ()),
+            include_path,
+            score,
+            labels,
+            label_tokens,
+            question,
         ),
         command.ParetoOptions(trials, initial, reference, k_max, seed, parallel),
         command.Limits(max_tflops, max_prefill_ms, max_drop),
@@ -227,8 +269,14 @@ def evaluate(
         bool,
         Option("--find-k", help="with --strategy vtw: search its layer on 20 of the samples, as VTW does"),
     ] = False,
-    random: Annotated[
-        bool, Option(help="beside each schedule that chooses tokens the control: random ones at its rates")
+    controls: Annotated[
+        bool,
+        Option(
+            "--controls/--no-controls",
+            "--random/--no-random",
+            help="beside each schedule that chooses tokens its controls: random tokens at its rates, and one "
+            "cut with its ranking and memory cost",
+        ),
     ] = True,
     seed: Annotated[int, Option(min=0, help="of the random control")] = 0,
     decode_every: Annotated[
@@ -248,6 +296,9 @@ def evaluate(
     ] = None,
     include_path: options.IncludePath = None,
     score: options.Score = None,
+    labels: options.Labels = "given",
+    label_tokens: options.LabelTokens = 32,
+    question: options.Question = None,
     dtype: options.Dtype = "auto",
     attn: options.Attn = "sdpa",
     batch: options.Batch = 16,
@@ -271,6 +322,7 @@ def evaluate(
         Path | None, Option(help="with --suite: folder of the results; default: a new one under runs/")
     ] = None,
     ui_port: options.UiPort = None,
+    force: options.Force = False,
     actors: options.Actors = 1,
     cpus: options.Cpus = None,
     gpus: options.Gpus = None,
@@ -283,9 +335,16 @@ def evaluate(
     from vtr_ray.reduction import DecodeReduction
 
     chosen = ModelOptions(model, dtype, attn, batch, max_pixels, cache, frames)
-    named = StrategyOptions(tuple(strategy or ()), memory_cost, find_k, seed, random)
+    named = StrategyOptions(tuple(strategy or ()), memory_cost, find_k, seed, controls)
     data = DataOptions(
-        test=samples, test_images=images, test_tasks=tuple(task or ()), include=include_path, score=score
+        test=samples,
+        test_images=images,
+        test_tasks=tuple(task or ()),
+        include=include_path,
+        score=score,
+        labels=labels,
+        label_tokens=label_tokens,
+        question=question,
     )
     decode = None if decode_every is None else DecodeReduction(decode_every, decode_keep)
     pool = PoolOptions(actors, cpus, gpus)
@@ -295,11 +354,11 @@ def evaluate(
             raise InputError("--suite asks benchmarks, --samples and --task samples; give one of them")
         if score:
             raise InputError("--score goes with --task; of a benchmark its own metrics are reported")
-        data = DataOptions()
+        data = DataOptions(labels=labels)
         benchmarks = SuiteOptions(tuple(suite), include_path, limit, out, responses, ui_port=ui_port)
     elif limit or responses or out:
         raise InputError("--limit, --responses and --out go with --suite; a task takes NAME:LIMIT")
-    command(_both(schedules, schedule), chosen, data, pool, _console(), named, decode, benchmarks)
+    command(_both(schedules, schedule), chosen, data, pool, _console(), named, decode, benchmarks, force)
 
 
 @app.command()
@@ -323,17 +382,44 @@ def samples(
     source: Annotated[Path, Argument(help="LLaVA-format JSON, e.g. llava_v1_5_mix665k.json")],
     per_source: Annotated[int, Option(help="samples drawn from each source")] = 100,
     out: Annotated[Path | None, Option(help="default: NAME_split.json beside the source")] = None,
-    max_words: Annotated[int, Option(help="longest answer, in words")] = 5,
+    max_words: Annotated[
+        int, Option(help="longest answer in words; two characters of a script without spaces are a word")
+    ] = 5,
+    tokenizer: Annotated[
+        str | None,
+        Option(help="count this model's tokens instead of words: a checkpoint as --model takes it"),
+    ] = None,
+    max_tokens: Annotated[int | None, Option(min=1, help="longest answer in its tokens; default: 8")] = None,
+    images: Annotated[
+        Path | None,
+        Option(help="sources are its folders; default: those below what absolute paths have in common"),
+    ] = None,
     seed: Annotated[int, Option(help="of the draw")] = 0,
+    force: Annotated[bool, Option("--force", help="overwrite a file that is there already")] = False,
 ) -> None:
     """Makes a search split of LLaVA-format data: first turns, short answers, stratified by source."""
-    from vtr_ray.evaluation.llava import make_split
+    from vtr_ray import embedded
+    from vtr_ray.evaluation.split import make_split
 
-    split = make_split(source, out, per_source=per_source, seed=seed, max_words=max_words)
-    console = _console()
+    split = make_split(
+        source,
+        out,
+        per_source=per_source,
+        seed=seed,
+        max_words=max_words,
+        tokenizer=None if tokenizer is None else embedded.checkpoint(tokenizer),
+        max_tokens=max_tokens,
+        images=images,
+        force=force,
+    )
+    say = partial(_console().print, soft_wrap=True, highlight=False, markup=False)
     for name, count in split.chosen.items():
-        console.print(f"{name}: {count}", highlight=False)
-    console.print(f"Wrote {split.path}", soft_wrap=True, highlight=False)
+        say(f"{name}: {count} of {split.candidates[name]}")
+    if split.dropped:
+        say(f"Dropped {sum(split.dropped.values())} of {split.read} entries:")
+        for reason, count in split.dropped.items():
+            say(f"  {count}: {reason}")
+    say(f"Wrote {split.path}")
 
 
 @app.command()
@@ -379,6 +465,9 @@ def study(
     task: options.Task = None,
     include_path: options.IncludePath = None,
     score: options.Score = None,
+    labels: options.Labels = "given",
+    label_tokens: options.LabelTokens = 32,
+    question: options.Question = None,
     dtype: options.Dtype = "auto",
     attn: options.Attn = "sdpa",
     batch: Annotated[
@@ -392,6 +481,7 @@ def study(
     actors: options.Actors = 1,
     cpus: options.Cpus = None,
     gpus: options.Gpus = None,
+    force: options.Force = False,
     out: Annotated[Path | None, Option(help="folder of the study; default: a new one under runs/")] = None,
 ) -> None:
     """Runs a study of the paper: figure, data and what was measured, beside the paper's claim."""
@@ -402,7 +492,16 @@ def study(
     command(
         name,
         ModelOptions(model, dtype, attn, batch or ModelOptions.batch, max_pixels, cache, frames),
-        DataOptions(samples, images, tasks=tuple(task or ()), include=include_path, score=score),
+        DataOptions(
+            samples,
+            images,
+            tasks=tuple(task or ()),
+            include=include_path,
+            score=score,
+            labels=labels,
+            label_tokens=label_tokens,
+            question=question,
+        ),
         StudyOptions(
             tuple(runs or ()),
             count,
@@ -414,6 +513,7 @@ def study(
             tuning_steps=tuning_steps,
             repeats=repeats,
             timed_batch=batch or 1,
+            force=force,
         ),
         PoolOptions(actors, cpus, gpus),
         out,
@@ -453,6 +553,9 @@ def reproduce(
     task: options.Task = None,
     include_path: options.IncludePath = None,
     score: options.Score = None,
+    labels: options.Labels = "given",
+    label_tokens: options.LabelTokens = 32,
+    question: options.Question = None,
     dtype: options.Dtype = "auto",
     attn: options.Attn = "sdpa",
     batch: options.Batch = 16,
@@ -463,6 +566,7 @@ def reproduce(
     actors: options.Actors = 1,
     cpus: options.Cpus = None,
     gpus: options.Gpus = None,
+    force: options.Force = False,
     out: Annotated[
         Path | None,
         Option(help="folder of it all, which a stopped one goes on in; default: a new one under runs/"),
@@ -479,7 +583,16 @@ def reproduce(
         models,
         tuple(beside or ()),
         ModelOptions(models[0], dtype, attn, batch, max_pixels, cache, frames),
-        DataOptions(samples, images, tasks=tuple(task or ()), include=include_path, score=score),
+        DataOptions(
+            samples,
+            images,
+            tasks=tuple(task or ()),
+            include=include_path,
+            score=score,
+            labels=labels,
+            label_tokens=label_tokens,
+            question=question,
+        ),
         StudyOptions(
             tuple(runs or ()),
             suite=tuple(suite or ()),
@@ -489,6 +602,7 @@ def reproduce(
             steps=steps,
             tuning_steps=tuning_steps,
             repeats=repeats,
+            force=force,
         ),
         PoolOptions(actors, cpus, gpus),
         out,
@@ -522,11 +636,12 @@ def show(
     figure: Annotated[
         Path | None, Option(help="draw the keeping-rate curve into this png, svg or pdf")
     ] = None,
+    force: options.Force = False,
 ) -> None:
     """Shows a schedule: ranking, memory cost, keeping rate by layer."""
     from vtr_ray.commands.show import show as command
 
-    command(schedule, tokens, model, text_tokens, fit, figure, _console())
+    command(schedule, tokens, model, text_tokens, fit, figure, _console(), force)
 
 
 @app.command()
@@ -563,6 +678,7 @@ def plan(
     dtype: Annotated[str, Option(help="of weights and cache: bfloat16, float16 or float32")] = "bfloat16",
     layers: Annotated[bool, Option("--layers", help="also by layer")] = False,
     json: options.Json = None,
+    force: options.Force = False,
 ) -> None:
     """Costs schedules and a search before a cluster is paid for, from the configuration alone."""
     from vtr_ray.commands import plan as command
@@ -585,6 +701,7 @@ def plan(
         layers,
         json,
         _console(),
+        force,
     )
 
 
@@ -609,8 +726,11 @@ def bench(
     attn: Annotated[str, Option(help="sdpa, sdpa-flash (its flash kernel alone), eager, ...")] = "sdpa",
     device: Annotated[str, Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     warmup: Annotated[int, Option(min=0, help="untimed turns")] = 2,
-    repeats: Annotated[int, Option(min=1, help="timed turns")] = 9,
+    repeats: Annotated[
+        int, Option(min=1, help="timed turns at most; fewer where all prefills are told apart")
+    ] = 32,
     json: options.Json = None,
+    force: options.Force = False,
 ) -> None:
     """Times prefill and decode with and without schedules, beside what the FLOPs promise.
 
@@ -624,7 +744,7 @@ def bench(
         random_weights, dtype, attn, device, batch, new_tokens, encoder, warmup, repeats
     )
     sample = SampleOptions(vision_tokens, text_tokens, tuple(image or ()))
-    command.bench(model, _both(schedules, schedule), sample, settings, json, _console())
+    command.bench(model, _both(schedules, schedule), sample, settings, json, _console(), force)
 
 
 def _both(arguments: list[Path] | None, named: list[Path] | None) -> list[Path]:

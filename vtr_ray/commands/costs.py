@@ -9,10 +9,11 @@ from typing import Any
 
 from vtr_ray import embedded, strategies
 from vtr_ray.commands.named import read_schedule
-from vtr_ray.efficiency.configs import read_config
+from vtr_ray.efficiency.configs import read_config, shapes
 from vtr_ray.efficiency.decoder import decoder_shape
 from vtr_ray.efficiency.flops import Convention, count_flops
 from vtr_ray.efficiency.memory import kv_bytes
+from vtr_ray.efficiency.units import flops_unit
 from vtr_ray.efficiency.vision import default_sample, vision_tokens_of
 from vtr_ray.efficiency.workloads import Picture
 from vtr_ray.errors import InputError
@@ -49,14 +50,26 @@ def _picture(text: str) -> Picture:
     return Picture(height, width)
 
 
-def read_schedules(paths: Sequence[Path], config: Any) -> dict[str, Schedule]:
-    """Schedule files by name, no reduction first. Raises InputError for one of another length."""
-    layers = decoder_shape(config).layers
-    loaded = {path.stem if len(paths) == 1 else str(path): read_schedule(path) for path in paths}
+def read_schedules(
+    paths: Sequence[Path], config: Any, model: str, force: bool = False
+) -> dict[str, Schedule]:
+    """Schedule files by name, no reduction first, for a model as `read_config` takes it.
+
+    Raises InputError for one of another length; without `force` for one that was found on another model.
+    """
+    layers, weights = decoder_shape(config).layers, with_weights(model)
+    loaded = {
+        path.stem if len(paths) == 1 else str(path): read_schedule(path, weights, force) for path in paths
+    }
     for path, schedule in loaded.items():
         if schedule.num_layers != layers:
             raise InputError(f"{path} has {schedule.num_layers} layers, the model {layers}.")
     return {NO_REDUCTION: strategies.none(layers)} | loaded
+
+
+def with_weights(model: str) -> str | None:
+    """The model; None where it is a shape or a configuration, on which no schedule can be found."""
+    return None if model in shapes() or Path(model).is_file() else model
 
 
 def check_writable(path: Path | None) -> None:
@@ -76,10 +89,13 @@ def cost_lines(schedule: Schedule, model: str, tokens: int | None, text_tokens: 
         flops = count_flops(config, one, sample, text_tokens, convention, images=images, logits_to_keep=keep)
         return flops.total / 1e12
 
+    unit = flops_unit([tera(none, "paper"), tera(none, "executed")])
+    paper, all_paper = (unit.show(tera(one, "paper")) for one in (schedule, none))
+    executed, all_executed = (unit.show(tera(one, "executed")) for one in (schedule, none))
     held, all_held = (sum(kv_bytes(config, one, sample, text_tokens)) / 2**20 for one in (schedule, none))
     return [
         f"On {model}, {sample} vision and {text_tokens} text tokens (no reduction in brackets):",
-        f"  {tera(schedule, 'paper'):.4g} TFLOPs ({tera(none, 'paper'):.4g}) by the paper's convention, "
-        f"{tera(schedule, 'executed'):.4g} ({tera(none, 'executed'):.4g}) executed with one logit row",
+        f"  {paper} {unit.name} ({all_paper}) by the paper's convention, "
+        f"{executed} ({all_executed}) executed with one logit row",
         f"  {held:.4g} MiB of KV cache ({all_held:.4g}) in half precision",
     ]

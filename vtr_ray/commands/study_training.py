@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from vtr_ray import embedded
-from vtr_ray.commands.named import Given, given_schedule
+from vtr_ray.commands.named import Given
 from vtr_ray.commands.study_accuracy import evaluated
 from vtr_ray.commands.study_job import Job
 from vtr_ray.commands.study_searches import g_search, p_sigmoid
@@ -24,6 +24,7 @@ from vtr_ray.studies import training
 from vtr_ray.studies.finding import Finding
 from vtr_ray.studies.methods import DROP, G_SEARCH, P_SIGMOID
 from vtr_ray.studies.training import PLAIN, REDUCED, SHIPPED, START, TUNED, Trained
+from vtr_ray.studies.verdict import PairedDifference
 
 _PROCESSES = 4
 
@@ -37,8 +38,8 @@ def trained_with_reductions(job: Job) -> Finding:
             "or name a variant"
         )
     schedules = {
-        G_SEARCH: given_schedule(g_search(job)).schedule,
-        P_SIGMOID: given_schedule(p_sigmoid(job, [DROP])[DROP]).schedule,
+        G_SEARCH: job.given(g_search(job)).schedule,
+        P_SIGMOID: job.given(p_sigmoid(job, [DROP])[DROP]).schedule,
     }
     rows = [
         Trained(name, SHIPPED, "", accuracy)
@@ -54,7 +55,8 @@ def trained_with_reductions(job: Job) -> Finding:
             model = _trained(job, weights, schedule, ours)
             accuracy = _accuracies(job, ours, str(model), {name: schedule})[name]
             lead = compare(_outcomes(job, ours, name), _outcomes(job, plain, name))
-            rows.append(Trained(name, weights, REDUCED, accuracy, lead.difference, lead.significant))
+            gain = PairedDifference(lead.difference, lead.low, lead.high, lead.significant, lead.samples)
+            rows.append(Trained(name, weights, REDUCED, accuracy, gain))
     return training.trained_with_reductions(rows, job.options.steps, job.options.tuning_steps)
 
 

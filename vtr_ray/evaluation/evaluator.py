@@ -11,7 +11,11 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from vtr_ray.efficiency import count_flops, prefill_times
+from vtr_ray.efficiency import MeanCost
+from vtr_ray.efficiency.latency import language_times, measurable
+from vtr_ray.efficiency.schedule_cost import ScheduleCost
+from vtr_ray.efficiency.times import Latency
+from vtr_ray.efficiency.turns import Turns
 from vtr_ray.errors import InputError
 from vtr_ray.evaluation import prompts
 from vtr_ray.evaluation.batches import IGNORED, Tensors, build, form_batches
@@ -33,6 +37,7 @@ from vtr_ray.withdrawal import FIRST, SAMPLES, THRESHOLD, Withdrawal, find_withd
 logger = logging.getLogger(__name__)
 
 MAX_VISION_TOKENS = 1024
+TIMING = 60.0  # seconds for all prefill times of a table
 _KEEP_SHARE = 0.25  # of the device's free memory, for the tensors of all batches together
 
 
@@ -89,9 +94,10 @@ class Evaluator:
         self.samples = self._answerable(samples)
         self._exact = [teacher_forcing and sample.exact and decode is None for sample in self.samples]
         targets = zip(self._answers, self._exact, strict=True)
-        self._targets = [target if exact else [] for target, exact in targets]
+        self._targets = [target if exact else None for target, exact in targets]
         self._lengths = [
-            tokens + len(target) for target, tokens in zip(self._targets, self._prompt_lengths(), strict=True)
+            tokens + len(target or [])
+            for target, tokens in zip(self._targets, self._prompt_lengths(), strict=True)
         ]
         self._parts = [[batch] for batch in self._formed()]
         self._tensors: dict[tuple[int, ...], Tensors] = {}
@@ -127,10 +133,13 @@ class Evaluator:
 
         Raises Refused where no model writes it, also where this evaluator compares no tokens: all skip alike.
         """
-        if not sample.answers or not (sample.exact or sample.judge is None):
+        if sample.target is not None:
+            target = list(sample.target)
+        elif not sample.answers or not (sample.exact or sample.judge is None):
             return []
-        target = prompts.target_ids(self.processor, sample.question, sample.answers[0], sample.is_video)
-        if not target:
+        else:
+            target = prompts.target_ids(self.processor, sample.question, sample.answers[0], sample.is_video)
+        if not target and sample.target is None:
             raise Refused(f"the tokenizer has no tokens for the answer {sample.answers[0]!r}")
         if self._counter.vision_tokens(target):
             raise Refused(f"its answer {sample.answers[0]!r} holds a placeholder of images or videos")
@@ -299,18 +308,18 @@ class Evaluator:
         return True
 
     def _decided(self, samples: Sequence[Sample], batch: Tensors, logits: Tensor) -> list[Outcome]:
-        """1 where every target token and an end token after them are the arg-max, else 0."""
+        """1 where every target token and, of targets that end, an end token after them are the arg-max."""
         ignored = batch.targets == IGNORED
         predicted, bad = arg_max(logits)
         right = (predicted == batch.targets) | ignored
-        right[:, -1] = torch.isin(predicted[:, -1], self._ends)
+        right[:, -1] = torch.isin(predicted[:, -1], self._ends) | ignored[:, -1]
         lost = (bad & ~ignored).any(1)
         found = zip(samples, (right.all(1) & ~lost).tolist(), lost.tolist(), strict=True)
         return [Outcome(one.id, float(hit), error=NOT_A_NUMBER if none else None) for one, hit, none in found]
 
     def _generated(self, part: tuple[int, ...], batch: Tensors, first: Any) -> list[Outcome]:
         samples = [self.samples.samples[index] for index in part]
-        limits = [sample.max_new_tokens for sample in samples]
+        limits = [_limit(sample) for sample in samples]
         stepwise = self._decode is not None or self._windowed(batch, limits)
         drafts = None if stepwise else [self._draft(index)[1] for index in part]
         answers = greedy(self.model, batch, self._ends, limits, first, drafts)
@@ -324,8 +333,13 @@ class Evaluator:
         """What a sample that generates will likely write: the best answer so far, at first the right one."""
         if index not in self._drafts:
             sample = self.samples.samples[index]
-            answer = sample.answers[0] if sample.answers else ""
-            tokens = prompts.target_ids(self.processor, sample.question, answer, sample.is_video)
+            if sample.target is not None:
+                tokens = list(sample.target)
+            elif not sample.answers:
+                tokens = []
+            else:
+                answer = sample.answers[0]
+                tokens = prompts.target_ids(self.processor, sample.question, answer, sample.is_video)
             self._drafts[index] = 0.0, [] if self._counter.vision_tokens(tokens) else tokens
         return self._drafts[index]
 
@@ -337,10 +351,16 @@ class Evaluator:
     def _judged(self, sample: Sample, tokens: list[int] | None) -> Outcome:
         if tokens is None:
             return Outcome(sample.id, 0.0, answer="", error=NOT_A_NUMBER)
+        answer = self._text(sample, tokens)
+        if sample.target is not None:
+            return Outcome(sample.id, float(tuple(tokens) == sample.target), answer.strip())
+        return Outcome(sample.id, sample.score(answer), answer.strip())
+
+    def _text(self, sample: Sample, tokens: list[int]) -> str:
         answer: str = self.processor.tokenizer.decode(tokens, skip_special_tokens=True)
         for stop in sample.until:
             answer = answer.split(stop)[0] if stop else answer
-        return Outcome(sample.id, sample.score(answer), answer.strip())
+        return answer
 
     def _batch(self, part: tuple[int, ...], whole: bool = True) -> Tensors:
         """The batch on the model's device; not `whole`: without what only the first layer needs."""
@@ -383,17 +403,38 @@ class Evaluator:
         """Vision and text tokens of a sample's prompt, the (lower) medians over the samples."""
         return median_low(vision for vision, _ in self.token_counts()), self.text_tokens
 
-    def costs(self, schedules: Sequence[Schedule]) -> list[tuple[float, float]]:
-        """TFLOPs (paper's convention) and median prefill seconds of each schedule, at batch 1.
+    def costs(
+        self, schedules: Sequence[Schedule], new_tokens: int = 1, target: float | None = None
+    ) -> list[ScheduleCost]:
+        """Return what each schedule costs: counted as the mean over the samples, timed on one of them.
 
-        For a sample of median vision and text tokens. The prefill is the language model's alone, all
-        schedules timed in turn.
+        Timed is the language model alone, at batch 1 on a sample of median vision and text tokens, all
+        schedules in turns; not at all where the model is too small to tell schedules apart (`measurable`),
+        unless there is a target.
+
+        Args:
+            schedules: of this model's number of layers.
+            new_tokens: what is timed: the prefill's own token and those decoded after it.
+            target: seconds that prefills are to be told apart from.
         """
-        tokens = self.sample_tokens[0]
-        times = prefill_times(self.model, schedules, tokens, self.text_tokens)
+        mean = MeanCost(self.model.config, self.token_counts())
+        times: list[tuple[Latency | None, Latency | None]] = [(None, None)] * len(schedules)
+        if target is not None or measurable(self.model.config, *self.sample_tokens):
+            turns = Turns(seconds=TIMING)
+            times = list(
+                language_times(
+                    self.model, schedules, *self.sample_tokens, new_tokens, turns=turns, target=target
+                )
+            )
         return [
-            (count_flops(self.model.config, schedule, tokens, self.text_tokens).total / 1e12, time.median)
-            for schedule, time in zip(schedules, times, strict=True)
+            ScheduleCost(
+                mean.memory_cost(schedule),
+                mean.tflops(schedule),
+                mean.tflops(schedule, "executed"),
+                mean.samples,
+                *own,
+            )
+            for schedule, own in zip(schedules, times, strict=True)
         ]
 
     def find_withdrawal(
@@ -418,8 +459,22 @@ class Evaluator:
 
     def _alone(self, sample: Sample) -> Tensors:
         """A batch of one sample's prompt, on the model's device; not kept."""
-        batch = build(self.model, self.processor, [sample], [[]], int(self._ends[0]), self._max_pixels)
+        batch = build(self.model, self.processor, [sample], [None], int(self._ends[0]), self._max_pixels)
         return batch.map(lambda tensor: tensor.to(self.model.device))
+
+    def answers(self, sample_ids: Sequence[str]) -> dict[str, str]:
+        """Return what the model answers to some samples without reduction, by id, those of one pass included.
+
+        "" where its logits are NaN. Nothing is kept.
+        """
+        samples = {sample.id: sample for sample in self.samples}
+        found = {}
+        with torch.inference_mode():
+            for sample in (samples[name] for name in sample_ids):
+                limits = [sample.max_new_tokens]
+                (tokens,) = greedy(self.model, self._alone(sample), self._ends, limits)
+                found[sample.id] = "" if tokens is None else self._text(sample, tokens)
+        return found
 
     def vision_scores(self, place: int) -> list[list[float]]:
         """By layer, the scores of all vision tokens of the sample at that place, nothing being reduced."""
@@ -492,6 +547,11 @@ class EvaluatorSpec:
             cache=self.cache,
             decode=self.decode,
         )
+
+
+def _limit(sample: Sample) -> int:
+    """New tokens at most: one more than a target that ends, so that an answer of its length has ended."""
+    return sample.max_new_tokens if sample.target is None else len(sample.target) + sample.target_ends
 
 
 def _end_tokens(model: Any, processor: Any) -> Tensor:

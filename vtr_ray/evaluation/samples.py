@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
-from PIL import Image, ImageFile
+from PIL import Image
 
 from vtr_ray.errors import InputError
 
 MAX_SKIPPED = 0.05
 """Share of unreadable samples above which a set is refused."""
+
+AGREEMENT = "agreement with the model's own answers without reduction"
+"""What E is where the model's own answers are the targets."""
 
 FRAMES = 8
 """Frames that are read of a video, unless an option says otherwise."""
@@ -74,6 +75,10 @@ class Sample:
     digest: SHA-256 of the encoded image, or of the video's files.
     max_new_tokens, until: where generation stops at the latest, and strings that end an answer.
     document: the sample's place in its task's documents, for figures of a whole set; -1: not of a task.
+    target: tokens that the untouched model wrote itself, which stand in for an answer (`--labels self`):
+        the sample is then judged by these very tokens, since decoded text may be tokenised differently.
+        None: `answers` say what is right.
+    target_ends: an end token must follow the target; False: it was cut at the limit of its labels.
     """
 
     id: str
@@ -87,6 +92,8 @@ class Sample:
     max_new_tokens: int = 128
     until: tuple[str, ...] = ()
     document: int = -1
+    target: tuple[int, ...] | None = field(default=None, repr=False)
+    target_ends: bool = True
 
     @property
     def is_video(self) -> bool:
@@ -172,11 +179,21 @@ class SampleSet:
         return dict(sorted(Counter(sample.source for sample in self.samples).items()))
 
     @property
+    def labels(self) -> Literal["given", "self"]:
+        """ "self" where the untouched model's own answers are the targets: E is then agreement with it."""
+        return "self" if any(sample.target is not None for sample in self.samples) else "given"
+
+    @property
     def fingerprint(self) -> str:
-        """Hexadecimal digest of ids, images, questions, answers and judges, in the order of the samples."""
+        """Hexadecimal digest of ids, images, questions, answers and judges, in the order of the samples.
+
+        Where the model's own answers are the targets, it holds their tokens, too.
+        """
         digest = hashlib.sha256()
         for sample in self.samples:
             parts = (sample.id, sample.digest, sample.question, str(sample.exact), *sample.answers)
+            if sample.target is not None:
+                parts += ("self", str(sample.target), str(sample.target_ends))
             for part in (*parts, *sample.judged_by):
                 digest.update(f"{len(part)}:{part}".encode())
             digest.update(b"\n")
@@ -190,6 +207,7 @@ class SampleSet:
             "per_source": self.per_source,
             "skipped": {skipped.name: skipped.reason for skipped in self.skipped},
             "fingerprint": self.fingerprint,
+            "labels": self.labels,
         }
 
     @staticmethod
@@ -201,47 +219,3 @@ class SampleSet:
             skipped=tuple(skipped for part in parts for skipped in part.skipped),
             where=", ".join(part.where for part in parts),
         )
-
-
-@contextmanager
-def whole_images_only() -> Iterator[None]:
-    """Inside, a truncated image raises.
-
-    Importing lmms_eval sets a process-wide flag of PIL that fills the missing part with grey instead.
-    """
-    before = ImageFile.LOAD_TRUNCATED_IMAGES
-    ImageFile.LOAD_TRUNCATED_IMAGES = False
-    try:
-        yield
-    finally:
-        ImageFile.LOAD_TRUNCATED_IMAGES = before
-
-
-def read_image(image: Path | bytes, max_pixels: int | None = None) -> Image.Image:
-    """The image, decoded to its last row, RGB, shrunk to `max_pixels` where it has more.
-
-    Raises OSError (or what else PIL raises) where it cannot be decoded.
-    """
-    with whole_images_only(), Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
-        return shrunk_image(opened.convert("RGB"), max_pixels)
-
-
-def shrunk_image(image: Image.Image, max_pixels: int | None) -> Image.Image:
-    """The image, shrunk to `max_pixels` where it has more."""
-    size = shrunk(image.size, max_pixels)
-    return image if image.size == size else image.resize(size, Image.Resampling.BICUBIC)
-
-
-def image_size(image: Path | bytes, max_pixels: int | None = None) -> tuple[int, int]:
-    """Width and height that `read_image` gives, from the image's header."""
-    with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
-        return shrunk(opened.size, max_pixels)
-
-
-def shrunk(size: tuple[int, int], max_pixels: int | None) -> tuple[int, int]:
-    """Width and height of an image of that size after shrinking it to `max_pixels`."""
-    width, height = size
-    if max_pixels is None or width * height <= max_pixels:
-        return size
-    factor = (max_pixels / (width * height)) ** 0.5
-    return max(1, int(width * factor)), max(1, int(height * factor))

@@ -16,8 +16,9 @@ from typing import Any
 from PIL import Image
 
 from vtr_ray.errors import InputError, first_line
+from vtr_ray.evaluation.images import as_rgb, whole_images_only
 from vtr_ray.evaluation.outcome import Outcome
-from vtr_ray.evaluation.samples import FRAMES, Sample, SampleSet, Skipped, Video, whole_images_only
+from vtr_ray.evaluation.samples import FRAMES, Sample, SampleSet, Skipped, Video
 from vtr_ray.evaluation.video import open_video, read_video, video_digest
 
 DEFAULT_MAX_NEW_TOKENS = 128
@@ -197,7 +198,7 @@ def _seen(visual: Any, frames: int) -> bytes | Video:
         return video
     if isinstance(visual, Image.Image):
         file = io.BytesIO()
-        visual.convert("RGB").save(file, "PNG", compress_level=1)
+        as_rgb(visual).save(file, "PNG", compress_level=1)
         return file.getvalue()
     raise TypeError(f"doc_to_visual gave a {type(visual).__name__}; an image or a video's path is supported")
 

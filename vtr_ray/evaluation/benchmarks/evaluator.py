@@ -13,10 +13,9 @@ from typing import Any
 import torch
 from PIL import Image
 
-from vtr_ray.efficiency import count_flops
-from vtr_ray.efficiency.latency import language_times
 from vtr_ray.evaluation import prompts
 from vtr_ray.evaluation.batches import Tensors, form_batches, read_sample
+from vtr_ray.evaluation.benchmarks.content import content_digest
 from vtr_ray.evaluation.evaluator import Evaluator
 from vtr_ray.evaluation.outcome import Outcome
 from vtr_ray.evaluation.samples import NOTHING, Sample, SampleSet
@@ -142,25 +141,17 @@ class BenchmarkEvaluator(Evaluator):
             self._tensors.pop(next(other for other in self._tensors if other != part))
         return batch
 
+    def contents(self, part: int, parts: int) -> dict[str, str]:
+        """Digests of what the samples show, by id: of every `parts`-th sample from the one at `part` on."""
+        return {one.id: content_digest(one.image) for one in self.samples.samples[part::parts]}
+
+    def numerics(self) -> str:
+        """The precision and the kind of device that answer: "float32 on cpu"."""
+        return f"{str(self.model.dtype).removeprefix('torch.')} on {self.model.device.type}"
+
     def batches(self) -> list[list[str]]:
         """Of each batch the ids of its samples."""
         return [[self.samples.samples[index].id for part in parts for index in part] for parts in self._parts]
-
-    def speeds(self, schedules: Sequence[Schedule]) -> list[dict[str, float]]:
-        """Of each schedule TFLOPs (paper's convention), and median milliseconds of a prefill and of a token.
-
-        At batch 1, for a sample of median vision and text tokens, the language model alone, in turns.
-        """
-        vision, text = self.sample_tokens
-        times = language_times(self.model, schedules, vision, text)
-        return [
-            {
-                "tflops": count_flops(self.model.config, schedule, vision, text).total / 1e12,
-                "prefill_ms": 1000 * prefill.median,
-                "decode_ms": 1000 * decode.median,
-            }
-            for schedule, (prefill, decode) in zip(schedules, times, strict=True)
-        ]
 
     def alive(self, sample_id: str, schedules: Sequence[Schedule]) -> dict[str, Any]:
         """Which vision tokens of a sample live at each layer, for pictures of it. JSON.
@@ -200,7 +191,7 @@ class BenchmarkEvaluator(Evaluator):
 
 
 def _data_uri(image: Image.Image) -> str:
-    image = image.convert("RGB")
+    image = image.copy()  # a thumbnail is made in place
     image.thumbnail((_SHOWN, _SHOWN))
     file = io.BytesIO()
     image.save(file, "PNG", optimize=True)

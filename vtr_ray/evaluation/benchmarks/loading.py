@@ -14,7 +14,8 @@ from vtr_ray.embedded import TASKS_FOLDER
 from vtr_ray.errors import InputError, first_line
 from vtr_ray.evaluation.benchmarks import judges
 from vtr_ray.evaluation.benchmarks.catalogue import Benchmark
-from vtr_ray.evaluation.samples import FRAMES, Sample, SampleSet, Video, whole_images_only
+from vtr_ray.evaluation.images import as_rgb, whole_images_only
+from vtr_ray.evaluation.samples import FRAMES, Sample, SampleSet, Video
 from vtr_ray.evaluation.suites import (
     answer_limits,
     check_kind,
@@ -44,7 +45,7 @@ class DocumentPictures:
         task = load_task(self.include, self.task)
         with whole_images_only():  # datasets decodes on access
             visuals = images_of(task.doc_to_visual, task.eval_docs[self.document])
-        return [visual.convert("RGB") for visual in visuals]
+        return [as_rgb(visual) for visual in visuals]
 
 
 @dataclass(frozen=True)

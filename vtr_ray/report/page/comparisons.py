@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from vtr_ray.errors import InputError
+from vtr_ray.evaluation.samples import AGREEMENT
 from vtr_ray.report.comparison import NO_REDUCTION
 from vtr_ray.report.page.evaluations import AVERAGE, Evaluation
 from vtr_ray.tuning.directory import read_search
@@ -20,7 +21,8 @@ COMPARISON = "comparison.json"
 def read_comparison(run: Path) -> Evaluation | None:
     """The comparison in a search's run directory; None: there is none.
 
-    It has paired intervals of the averages' differences, and no intervals of the values themselves.
+    It has paired intervals of the averages' differences, and (but for those of earlier versions) intervals of
+    the averages themselves.
     Raises InputError on a broken file.
     """
     file = run / COMPARISON
@@ -29,6 +31,7 @@ def read_comparison(run: Path) -> Evaluation | None:
     try:
         content, search = json.loads(file.read_text(encoding="utf-8")), read_search(run)
         rows = content["rows"]
+        meaning = f", scored by {AGREEMENT}" if content.get("labels") == "self" else ""
         return Evaluation.model_validate(
             {
                 "kind": "evaluation",
@@ -36,10 +39,12 @@ def read_comparison(run: Path) -> Evaluation | None:
                 "id": search["id"],
                 "created": file.stat().st_mtime,
                 "model": str(search["parameters"].get("model", "")),
-                "suite": f"of {content['samples']} held-out samples",
+                "suite": f"of {content['samples']} held-out samples{meaning}",
                 "layers": len(rows[0]["schedule"]["rates"]),
                 "vision_tokens": search["state"]["settings"]["vision_tokens"],
                 "benchmarks": {name: {"title": name.removeprefix("vtr_")} for name in rows[0]["per_source"]},
+                "prefill_not_told_apart": content.get("prefill_not_told_apart", {}),
+                "found": content["found"],
                 "strategies": {row["name"]: _strategy(row) for row in rows},
                 "pairs": [
                     _pair(row["name"], second, row[key])
@@ -59,9 +64,14 @@ def _strategy(row: Mapping[str, Any]) -> dict[str, Any]:
         "schedule": row["schedule"],
         "memory_cost": row["memory_cost"],
         "tflops": row["tflops"],
-        "prefill_ms": 1000 * row["prefill_seconds"],
+        "counted_samples": row.get("counted_samples"),
+        "prefill_ms": None if row["prefill_seconds"] is None else 1000 * row["prefill_seconds"],
         "decode_ms": None,
-        "average": {"value": row["accuracy"]},
+        "average": {
+            "value": row["accuracy"],
+            "low": row.get("accuracy_low"),
+            "high": row.get("accuracy_high"),
+        },
         "benchmarks": {name: {"value": value} for name, value in row["per_source"].items()},
     }
 
