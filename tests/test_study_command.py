@@ -13,10 +13,16 @@ from typing import Any
 
 import pytest
 from commands import finished_search, run_here
+from rich.console import Console
 
 from vtr_ray import strategies
 from vtr_ray.cli import main
+from vtr_ray.commands.inputs import DataOptions, ModelOptions, PoolOptions
+from vtr_ray.commands.named import Given
+from vtr_ray.commands.study_accuracy import evaluated
 from vtr_ray.commands.study_efficiency import _on
+from vtr_ray.commands.study_job import Job, StudyOptions
+from vtr_ray.errors import InputError
 from vtr_ray.tuning.directory import Entry
 
 CURVE = strategies.p_sigmoid(12, 0.4, 1.0)
@@ -86,6 +92,26 @@ def test_every_method_stands_on_every_benchmark(home: Path) -> None:
     assert content["tables"]["benchmarks"] == {
         "columns": ["method", "text"], "rows": [[name, value] for name, value in averages.items()],
     }  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [({"frames": 16}, "frames 16"), ({"revision": "other"}, "revision other"), ({"limit": 3}, "limit 3")],
+)
+def test_another_evaluation_in_the_folder_is_refused(home: Path, change: dict[str, Any], said: str) -> None:
+    evaluation(home / "study" / "evaluation", {"no reduction": 0.9, "G-Search": 0.8})
+    file = home / "study" / "evaluation" / "evaluation.json"
+    job = Job(ModelOptions(), DataOptions(), StudyOptions(), PoolOptions(), home / "study", Console())
+    given = {"G-Search": Given(CURVE)}
+    assert evaluated(job, given, "evaluation", job.model)["strategies"]
+    content = json.loads(file.read_text())
+    file.write_text(json.dumps({**content, **change}))
+    with pytest.raises(InputError, match=f"another evaluation .* with {said}"):
+        evaluated(job, given, "evaluation", job.model)
+    content["strategies"]["G-Search"]["schedule"] = strategies.vtw(12).to_dict()
+    file.write_text(json.dumps(content))
+    with pytest.raises(InputError, match="another schedule as 'G-Search'"):
+        evaluated(job, given, "evaluation", job.model)
 
 
 def test_what_was_searched_on_images_is_judged_on_videos(home: Path) -> None:

@@ -109,6 +109,18 @@ def test_resuming_another_search_is_refused(
     assert (path / LEDGER).read_bytes() == before
 
 
+@pytest.mark.parametrize(("name", "there", "here"), [("frames", 8, 16), ("revision", "a1", "b2")])
+def test_other_frames_or_weights_are_another_search(
+    tmp_path: Path, name: str, there: object, here: object
+) -> None:
+    ours = replace(SETTINGS, parameters={**SETTINGS.parameters, name: here})
+    RunDirectory(filled(tmp_path / "old"), ours, STATE, resume=True).close()  # it did not record them
+    theirs = replace(SETTINGS, parameters={**SETTINGS.parameters, name: there})
+    RunDirectory(tmp_path / "new", theirs, STATE).close()
+    with pytest.raises(InputError, match=rf"parameters\.{name} is .* there"):
+        RunDirectory(tmp_path / "new", ours, STATE, resume=True)
+
+
 def test_a_directory_without_a_run_cannot_be_resumed(tmp_path: Path) -> None:
     for path in (tmp_path, tmp_path / "nowhere"):
         with pytest.raises(InputError, match=r"not a run directory"):

@@ -15,7 +15,7 @@ from rich.table import Table
 
 from vtr_ray.commands.inputs import DataOptions, ModelOptions, PoolOptions
 from vtr_ray.commands.searching import home
-from vtr_ray.commands.study import STUDY, study
+from vtr_ray.commands.study import STUDY, asked_of, study
 from vtr_ray.commands.study_job import Job, StudyOptions
 from vtr_ray.commands.study_searches import g_search, p_sigmoid
 from vtr_ray.efficiency.units import FlopsUnit, flops_unit
@@ -112,6 +112,12 @@ def reproduce(
         if not (folder / name / STUDY).exists():
             study(name, model, data, with_runs, pool, folder / name, console)
         contents[name] = json.loads((folder / name / STUDY).read_text(encoding="utf-8"))
+        asked = asked_of(model, data, with_runs)
+        if contents[name].get("asked", asked) != asked:  # earlier versions did not record it
+            raise InputError(
+                f"{folder / name} holds a study of other models, samples or options than are asked for now; "
+                "name another folder with --out"
+            )
     lines = lines_of(table, pairs, measured(table, models[0], contents))
     _write(folder, table, lines)
     for pair in pairs:

@@ -30,7 +30,7 @@ from vtr_ray.evaluation.pool import EvaluatorPool
 from vtr_ray.evaluation.samples import AGREEMENT, skipped_line
 from vtr_ray.evaluation.statistics import check_comparable
 from vtr_ray.evaluation.untouched import Needed, refusal
-from vtr_ray.models import load_config
+from vtr_ray.models import load_config, revision_of
 from vtr_ray.provenance import provenance
 from vtr_ray.report.claims import MARGIN
 from vtr_ray.report.comparison import (
@@ -260,6 +260,8 @@ class SearchJob:
                 "dtype": self.model.dtype,
                 "attn": self.model.attn,
                 "max_pixels": self.model.max_pixels,
+                "revision": revision_of(self.model.path),
+                **({"frames": self.model.frames} if any(one.is_video for one in self.samples.set) else {}),
                 **self._data.parameters,
                 **parameters,
             },

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -59,7 +61,8 @@ def study(
         for written, content in drawing.files().items():
             with replacing(folder / written) as file:
                 file.write_bytes(content)
-    facts = {"model": model.model, "created": time.time(), "versions": _versions()}
+    asked = asked_of(model, data, options)
+    facts = {"model": model.model, "asked": asked, "created": time.time(), "versions": _versions()}
     write_json(folder / STUDY, {**finding.to_dict(), **facts})
     job.say(f"{finding.title} ({finding.paper}).")
     job.say(f"The paper: {finding.claim}")
@@ -73,6 +76,15 @@ def study(
     except InputError as error:
         job.say(f"{error}; everything is in {folder}")
     return folder
+
+
+def asked_of(model: ModelOptions, data: DataOptions, options: StudyOptions) -> dict[str, Any]:
+    """Return what a study was asked, as its `study.json` says it; JSON values."""
+    parts = {"model": asdict(model), "data": asdict(data), "options": asdict(options)}
+    for name in ("batch", "cache"):  # how it is computed, not what
+        parts["model"].pop(name, None)
+    asked: dict[str, Any] = json.loads(json.dumps(parts, default=str))
+    return asked
 
 
 def _versions() -> dict[str, str]:

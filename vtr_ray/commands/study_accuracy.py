@@ -16,6 +16,7 @@ from vtr_ray.commands.study_searches import controls, one_cut, p_sigmoid, runs_i
 from vtr_ray.commands.suite import SuiteOptions, evaluate_suite
 from vtr_ray.errors import InputError
 from vtr_ray.evaluation.benchmarks.record import EVALUATION, file_name
+from vtr_ray.models import revision_of
 from vtr_ray.report.comparison import NO_REDUCTION
 from vtr_ray.schedule import Schedule
 from vtr_ray.studies import exchange, tradeoff
@@ -102,13 +103,55 @@ def evaluated(
     """What `evaluation.json` says of a model under schedules; evaluated unless the study's folder has it.
 
     moving: on videos, unless the job names its benchmarks.
+
+    Raises:
+        InputError: the folder's evaluation is of another model, other weights, benchmarks or schedules.
     """
     folder = job.folder / name
-    if not (folder / EVALUATION).exists():
+    there = (folder / EVALUATION).exists()
+    if not there:
         suite = SuiteOptions(job.suite(moving), limit=job.options.limit, out=folder, shown=0)
         evaluate_suite(given, model, suite, job.pool, job.console)
     content: dict[str, Any] = json.loads((folder / EVALUATION).read_text(encoding="utf-8"))
+    if there:
+        _check_same(folder, content, job, given, model, moving)
     return content
+
+
+def _check_same(
+    folder: Path,
+    content: Mapping[str, Any],
+    job: Job,
+    given: Mapping[str, Given],
+    model: ModelOptions,
+    moving: bool,
+) -> None:
+    """Refuse an evaluation that is not the one asked for.
+
+    What earlier versions did not record is not compared.
+    """
+    wanted = {
+        "dtype": model.dtype,
+        "attn": model.attn,
+        "max_pixels": model.max_pixels,
+        "frames": model.frames,
+        "suite": "+".join(job.suite(moving)),
+        "limit": job.options.limit,
+    }
+    if "revision" in content:
+        wanted["revision"] = revision_of(model.path)
+    rows = content["strategies"]
+    others = [f"{key} {content[key]}" for key in wanted if content.get(key, wanted[key]) != wanted[key]]
+    others += [
+        f"another schedule as {name!r}"
+        for name, one in given.items()
+        if "schedule" in rows.get(name, ()) and Schedule.from_dict(rows[name]["schedule"]) != one.schedule
+    ]
+    if others:
+        raise InputError(
+            f"{folder} holds another evaluation than is asked for, with {others[0]}; name another folder "
+            "with --out"
+        )
 
 
 def _of_model(job: Job, given: dict[str, Given], model: str) -> dict[str, Any]:

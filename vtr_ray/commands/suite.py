@@ -117,6 +117,7 @@ def evaluate_suite(
         "model": model.model,
         "suite": "+".join(options.names),
         "limit": options.limit,
+        "frames": model.frames,
         "layers": layers,
         "vision_tokens": vision,
         "prefill_not_told_apart": untold({name: row.cost.prefill for name, row in evaluated.items()}),

@@ -30,6 +30,7 @@ from vtr_ray.schedule import Schedule
 SEARCH, LEDGER, SCHEDULE, RESULTS = "search.json", "ledger.jsonl", "schedule.json", "results.json"
 FRONT = "front.json"
 BASELINE = "baseline.json"
+_LATER = ("revision", "frames")  # parameters that earlier versions did not record
 _LIBRARIES = ("vtr-ray", "torch", "transformers", "botorch", "gpytorch", "ray", "mlflow", "lmms-eval")
 
 
@@ -280,6 +281,9 @@ class RunDirectory:
             pass  # a file system without locks
 
     def _check_same(self, ours: dict[str, Any], theirs: dict[str, Any]) -> None:
+        recorded = theirs["parameters"] if isinstance(theirs["parameters"], dict) else {}
+        unknown = {name for name in _LATER if name not in recorded}
+        ours = {**ours, "parameters": {k: v for k, v in ours["parameters"].items() if k not in unknown}}
         for name, here in ours.items():
             difference = _first_difference(name, theirs[name], here)
             if difference:
