@@ -91,7 +91,7 @@ def test_another_runs_directory_is_refused(capsys, tmp_path):
 def test_budgets_added_later_stand_beside_the_first(tmp_path):
     def found(budget, k):
         schedule = strategies.p_sigmoid(12, budget, k)
-        return Found(f"budget-{budget}", f"b = {budget}", budget, k, 0.9, budget, None, schedule)
+        return Found(f"budget-{budget}", f"b = {budget}", budget, k, 0.9, budget, None, schedule, 0.5)
 
     write_budgets([found(0.1, 0.2), found(0.3, 0.4)], tmp_path)
     files = write_budgets([found(0.3, 0.5), found(0.2, 0.3)], tmp_path)

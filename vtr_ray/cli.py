@@ -204,7 +204,8 @@ def pareto(
         float | None, Option(min=0, help="pick the best E within so many executed TFLOPs of a prefill")
     ] = None,
     max_prefill_ms: Annotated[
-        float | None, Option(min=0, help="pick the best E within this prefill time, measured on this device")
+        float | None,
+        Option(min=0, help="pick the best E whose prefill the clock tells to be within it, on this device"),
     ] = None,
     max_drop: Annotated[
         float | None,
@@ -458,7 +459,7 @@ def study(
     iterations: Annotated[int, Option(min=0, help="of each P-Sigmoid search, after ten initial points")] = 15,
     steps: Annotated[int, Option(min=1, help="of training: of each model from the start")] = 400,
     tuning_steps: Annotated[int, Option(min=1, help="of training: from the shipped weights")] = 100,
-    repeats: Annotated[int, Option(min=1, help="of efficiency: timed turns of each row")] = 15,
+    repeats: Annotated[int, Option(min=1, help="of efficiency: timed turns at most")] = 15,
     model: options.Model = "embedded",
     samples: options.Samples = None,
     images: options.Images = None,
@@ -547,7 +548,7 @@ def reproduce(
     iterations: Annotated[int, Option(min=0, help="of each P-Sigmoid search, after ten initial points")] = 15,
     steps: Annotated[int, Option(min=1, help="of table 5: of each model from the start")] = 400,
     tuning_steps: Annotated[int, Option(min=1, help="of table 5: from the shipped weights")] = 100,
-    repeats: Annotated[int, Option(min=1, help="of times: timed turns of each row")] = 15,
+    repeats: Annotated[int, Option(min=1, help="of times: timed turns at most")] = 15,
     samples: options.Samples = None,
     images: options.Images = None,
     task: options.Task = None,

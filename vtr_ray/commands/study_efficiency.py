@@ -66,7 +66,7 @@ def efficiency(job: Job) -> Finding:
         sum(parameter.numel() for parameter in model.parameters()),
         f"{facts['device']}{threads}, {versions}, {facts['dtype']}, {facts['attention']} attention, batch "
         f"{protocol.batch}, {tokens} vision and {_TEXT_TOKENS} text tokens in, {protocol.new_tokens} out, "
-        f"encoder included, median of {protocol.repeats}",
+        f"encoder included, median of {len(measured[NONE].prefill.seconds)}",
         [*left_out, *missing],
     )
     return clocked([timed[name] for name in methods], [timed[row] for row in around], where)

@@ -46,7 +46,7 @@ class Protocol:
     flash: bool = False
     warmup: int = 2
     repeats: int = 32
-    seconds: float = 300.0
+    seconds: float = 900.0
 
     def __post_init__(self) -> None:
         for name in ("text_tokens", "new_tokens", "batch", "repeats"):
