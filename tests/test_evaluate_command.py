@@ -17,6 +17,7 @@ from vtr_ray.cli import main
 from vtr_ray.commands import evaluate as command
 from vtr_ray.commands.evaluate import StrategyOptions, evaluate
 from vtr_ray.commands.inputs import DataOptions, ModelOptions, PoolOptions, Samples
+from vtr_ray.efficiency.schedule_cost import ScheduleCost
 from vtr_ray.evaluation.outcome import Outcome
 from vtr_ray.reduction import DecodeReduction
 
@@ -32,10 +33,14 @@ class Pool:
     def __init__(self, samples: Samples, decode: DecodeReduction | None) -> None:
         self.samples, self.all_generate = samples.load(), decode is not None
 
+    @property
+    def num_samples(self) -> int:
+        return len(self.samples)
+
     def call(self, name: str, *args: Any) -> Any:
-        return (
-            {one.id: one.source for one in self.samples} if name == "sources" else [(1.0, 1.0)] * len(args[0])
-        )
+        if name == "sources":
+            return {one.id: one.source for one in self.samples}
+        return [ScheduleCost(0.5, 1.0, 1.0, len(self.samples))] * len(args[0])
 
     def evaluate(self, schedule: Schedule) -> list[Outcome]:
         said = {one: "yes" if schedule.reduces else one.answers[0] for one in self.samples}
@@ -116,7 +121,7 @@ def test_the_set_level_figures_are_those_of_all_answers() -> None:
 def test_figures_that_a_set_is_too_small_for_do_not_cost_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "task_figures", lambda *_: 1 / 0)
     out = run([], "fastv", tasks=("vtr_existence:15",))[1]
-    assert "No figures of vtr_existence: division by zero" in out and "prefill" in out
+    assert "No figures of vtr_existence: division by zero" in out and "TFLOPs" in out
 
 
 @pytest.mark.parametrize(

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -330,17 +331,44 @@ def samples(
     source: Annotated[Path, Argument(help="LLaVA-format JSON, e.g. llava_v1_5_mix665k.json")],
     per_source: Annotated[int, Option(help="samples drawn from each source")] = 100,
     out: Annotated[Path | None, Option(help="default: NAME_split.json beside the source")] = None,
-    max_words: Annotated[int, Option(help="longest answer, in words")] = 5,
+    max_words: Annotated[
+        int, Option(help="longest answer in words; two characters of a script without spaces are a word")
+    ] = 5,
+    tokenizer: Annotated[
+        str | None,
+        Option(help="count this model's tokens instead of words: a checkpoint as --model takes it"),
+    ] = None,
+    max_tokens: Annotated[int | None, Option(min=1, help="longest answer in its tokens; default: 8")] = None,
+    images: Annotated[
+        Path | None,
+        Option(help="sources are its folders; default: those below what absolute paths have in common"),
+    ] = None,
     seed: Annotated[int, Option(help="of the draw")] = 0,
+    force: Annotated[bool, Option("--force", help="overwrite a file that is there already")] = False,
 ) -> None:
     """Makes a search split of LLaVA-format data: first turns, short answers, stratified by source."""
-    from vtr_ray.evaluation.llava import make_split
+    from vtr_ray import embedded
+    from vtr_ray.evaluation.split import make_split
 
-    split = make_split(source, out, per_source=per_source, seed=seed, max_words=max_words)
-    console = _console()
+    split = make_split(
+        source,
+        out,
+        per_source=per_source,
+        seed=seed,
+        max_words=max_words,
+        tokenizer=None if tokenizer is None else embedded.checkpoint(tokenizer),
+        max_tokens=max_tokens,
+        images=images,
+        force=force,
+    )
+    say = partial(_console().print, soft_wrap=True, highlight=False, markup=False)
     for name, count in split.chosen.items():
-        console.print(f"{name}: {count}", highlight=False)
-    console.print(f"Wrote {split.path}", soft_wrap=True, highlight=False)
+        say(f"{name}: {count} of {split.candidates[name]}")
+    if split.dropped:
+        say(f"Dropped {sum(split.dropped.values())} of {split.read} entries:")
+        for reason, count in split.dropped.items():
+            say(f"  {count}: {reason}")
+    say(f"Wrote {split.path}")
 
 
 @app.command()
@@ -616,7 +644,9 @@ def bench(
     attn: Annotated[str, Option(help="sdpa, sdpa-flash (its flash kernel alone), eager, ...")] = "sdpa",
     device: Annotated[str, Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     warmup: Annotated[int, Option(min=0, help="untimed turns")] = 2,
-    repeats: Annotated[int, Option(min=1, help="timed turns")] = 9,
+    repeats: Annotated[
+        int, Option(min=1, help="timed turns at most; fewer where all prefills are told apart")
+    ] = 32,
     json: options.Json = None,
 ) -> None:
     """Times prefill and decode with and without schedules, beside what the FLOPs promise.

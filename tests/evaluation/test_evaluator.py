@@ -13,8 +13,9 @@ from vtr_ray import strategies
 from vtr_ray.errors import InputError
 from vtr_ray.evaluation import prompts
 from vtr_ray.evaluation.evaluator import Evaluator, EvaluatorSpec
+from vtr_ray.evaluation.images import read_image, whole_images_only
 from vtr_ray.evaluation.outcome import NOT_A_NUMBER, effectiveness
-from vtr_ray.evaluation.samples import Sample, SampleSet, Skipped, read_image, whole_images_only
+from vtr_ray.evaluation.samples import Sample, SampleSet, Skipped
 from vtr_ray.evaluation.suites import load_tasks
 from vtr_ray.models import load_model
 from vtr_ray.reduction import reduce_vision_tokens

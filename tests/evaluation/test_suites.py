@@ -8,8 +8,8 @@ from PIL import ImageFile
 from quiz_files import ANLS, CHARTS, EXACT, picture, write_task
 
 from vtr_ray.errors import InputError
+from vtr_ray.evaluation.images import read_image
 from vtr_ray.evaluation.outcome import Outcome
-from vtr_ray.evaluation.samples import read_image
 from vtr_ray.evaluation.suites import figure_tasks, load_tasks, task_figures, task_names, with_answers
 
 

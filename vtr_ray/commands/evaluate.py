@@ -10,7 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from vtr_ray.commands.inputs import DataOptions, ModelOptions, PoolOptions, Samples
+from vtr_ray.commands.inputs import DataOptions, ModelOptions, PoolOptions, Samples, evaluated
 from vtr_ray.commands.named import (
     CONTROL,
     Given,
@@ -120,7 +120,8 @@ def evaluate(
         baseline: list[Outcome] = []
         with comparing(console) as on_row:
             rows = compare_schedules(pool, loaded, on_row, baseline)
-    _print(console, rows, data)
+        asked = evaluated(data, pool)
+    _print(console, rows, asked)
     if decode is None:
         return rows
     with (
@@ -132,7 +133,7 @@ def evaluate(
     title = (
         f"after every {decode.every} decoded tokens, each cache keeps {decode.keep:g} of its vision tokens"
     )
-    _print(console, decoded, data, title)
+    _print(console, decoded, asked, title)
     return rows + decoded
 
 

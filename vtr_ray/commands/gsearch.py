@@ -53,11 +53,11 @@ def gsearch(
         _too_few(search_options, samples)
 
     job = SearchJob("gsearch", "G-Search", model, data, pool_options, run, console, check, check_samples)
-    samples = len(job.samples.set)
-    few = _too_few(search_options, samples)
     # The tracker first: creating a store takes as long as Ray takes to start, in the background.
     with job.tracker(job.out) as tracker, connected():
         with job.open() as pool:
+            samples = len(job.samples.set)  # less those that the model cannot be asked about
+            few = _too_few(search_options, samples)
             search = GSearch(
                 num_layers=pool.num_layers,
                 vision_tokens=pool.vision_tokens,

@@ -15,6 +15,7 @@ from rich.console import Console
 from vtr_ray.commands.inputs import DataOptions, ModelOptions, PoolOptions
 from vtr_ray.commands.named import schedule_of
 from vtr_ray.commands.searching import RunOptions, SearchJob
+from vtr_ray.efficiency import MeanCost
 from vtr_ray.errors import InputError
 from vtr_ray.evaluation.untouched import Needed
 from vtr_ray.report.budgets import Found as Line
@@ -115,7 +116,8 @@ def psigmoid(
         with job.open() as pool:
             costs = _with_budget(job.cost(pool))
             # All before the first runs: what cannot be matched should not wait for other budgets' hours.
-            searches = {goal: _search(goal, options, pool, costs) for goal in goals}
+            mean = job.mean_cost(pool)
+            searches = {goal: _search(goal, options, pool, mean) for goal in goals}
             job.say(
                 f"P-Sigmoid on {model.model}: {pool.num_layers} layers, {pool.vision_tokens} vision tokens, "
                 f"{len(job.samples.set)} search samples, {len(goals)} searches of at most "
@@ -154,7 +156,7 @@ def psigmoid(
             rows = job.compare(pool, named, beside)
         for goal, line, tracker in zip(goals, lines, trackers, strict=True):
             own = _own_rows(goal, rows)
-            values = {"best_k": line.k, "budget": line.budget}
+            values = {"best_k": line.k, "budget": line.budget, "search_samples": len(job.samples.set)}
             job.record(found[goal], costs, own, values, files, others[goal].left_out)
             tracker.notify()
         job.show(rows, left_out)
@@ -180,22 +182,16 @@ def _check_directory(out: Path, resume: bool) -> None:
         check_run_directory(runs[0].parent, resume)
 
 
-def _search(
-    goal: Goal, options: PSigmoidOptions, pool: Any, costs: Callable[[Schedule], Mapping[str, float]]
-) -> PSigmoidSearch:
+def _search(goal: Goal, options: PSigmoidOptions, pool: Any, mean: MeanCost) -> PSigmoidSearch:
     budget: float | Sequence[float]
     if goal.match is None:
         assert goal.budget is not None
         budget = goal.budget
     else:
-
-        def flops(schedule: Schedule) -> float:
-            return 1e12 * costs(schedule)["tflops"]
-
-        target, layers = flops(goal.match), pool.num_layers
-        tolerance = tolerance_of(layers, pool.call("sample_tokens")[0], flops, target)
+        target, layers = mean.flops(goal.match), pool.num_layers
+        tolerance = tolerance_of(layers, max(1, mean.most), mean.flops, target)
         try:
-            budget = matched_budgets(layers, options.k_max, flops, target, tolerance)
+            budget = matched_budgets(layers, options.k_max, mean.flops, target, tolerance)
         except InputError as error:
             raise InputError(f"--match {goal.label}: {error}") from None
     return options.search(pool.num_layers, pool.vision_tokens, budget)
@@ -219,6 +215,7 @@ def _line(
         tflops=costs(found.schedule)["tflops"],
         target=None if goal.match is None else costs(goal.match)["tflops"],
         schedule=found.schedule,
+        memory_cost=costs(found.schedule)["memory_cost"],
     )
 
 

@@ -14,23 +14,30 @@ from typing import Any
 
 from ray.exceptions import RayTaskError
 from rich.console import Console
+from rich.table import Table
 
 from vtr_ray import strategies
-from vtr_ray.commands.inputs import DataOptions, ModelOptions, PoolOptions
-from vtr_ray.efficiency import count_flops
+from vtr_ray.commands.inputs import DataOptions, ModelOptions, PoolOptions, evaluated
+from vtr_ray.efficiency import MeanCost
+from vtr_ray.efficiency.flops import Convention
+from vtr_ray.efficiency.times import untold
+from vtr_ray.efficiency.units import flops_unit
 from vtr_ray.errors import InputError
 from vtr_ray.evaluation.dealing import TooManyLosses
 from vtr_ray.evaluation.outcome import too_many_without_answer
 from vtr_ray.evaluation.pool import EvaluatorPool
+from vtr_ray.evaluation.samples import skipped_line
 from vtr_ray.evaluation.statistics import check_comparable
 from vtr_ray.evaluation.untouched import Needed, refusal
 from vtr_ray.models import load_config
 from vtr_ray.report.claims import MARGIN
 from vtr_ray.report.comparison import (
+    TFLOPS,
     Row,
     compare_schedules,
     comparison_lines,
     comparison_table,
+    convention_words,
     found_lines,
     sources_table,
 )
@@ -144,10 +151,15 @@ class SearchJob:
         console: Console,
         check: Callable[[Path], None] | None = None,
         check_samples: Callable[[int], object] | None = None,
+        convention: Convention = "paper",
     ) -> None:
-        """`check`: refuses a run directory, before samples are read; `check_samples` too few of them."""
+        """`check`: refuses a run directory, before samples are read; `check_samples` too few of them.
+
+        convention: of the FLOPs that the job's lines and tables show.
+        """
         self.command, self.title, self.model = command, title, model
-        self.run, self.console = run, console
+        self.run, self.console, self.convention = run, console, convention
+        self._said = ""
         self._began, self._pool = time.monotonic(), pool
         self.out = run_directory(run, command)
         if check is not None:
@@ -170,8 +182,14 @@ class SearchJob:
         return Tracker(out, self.uri, name=name, warn=lambda text: self.console.print(text, soft_wrap=True))
 
     def open(self) -> EvaluatorPool:
-        """The actors with the search samples. Ray must be connected."""
-        return self._pool.open(self.model, self.samples, self.out.name, say=self.say)
+        """The actors with the search samples, of which they may skip some. Ray must be connected."""
+        pool = self._pool.open(self.model, self.samples, self.out.name, say=self.say)
+        self.samples = evaluated(self.samples, pool)
+        return pool
+
+    def mean_cost(self, pool: Any) -> MeanCost:
+        """Return what counts costs of schedules, the means over the pool's samples."""
+        return MeanCost(load_config(self.model.path), pool.call("token_counts"))
 
     def check_right(self, pool: EvaluatorPool, needed: Needed) -> None:
         """Refuse a search that could show nothing, because no reduction is right too rarely.
@@ -203,8 +221,8 @@ class SearchJob:
         raise InputError(line)
 
     def cost(self, pool: Any) -> Callable[[Schedule], dict[str, float]]:
-        """What stands beside a schedule: memory cost, and TFLOPs of a median sample as the paper counts."""
-        return partial(_cost, load_config(self.model.path), pool.call("sample_tokens"))
+        """What stands beside a schedule, means over the samples: memory cost, TFLOPs by both conventions."""
+        return partial(_cost, self.mean_cost(pool))
 
     def search(
         self,
@@ -238,7 +256,17 @@ class SearchJob:
             seed=seed,
             samples=self.samples.set.fingerprint,
         )
-        with Display(self.console, columns) as display:
+        cost = cost or self.cost(pool)
+        flops = TFLOPS[self.convention]
+        unit = flops_unit([cost(strategies.none(pool.num_layers))[flops]])
+        words = (
+            f"{unit.name}: {convention_words(self.convention)}; they and memory costs are means over the "
+            "samples' prompts."
+        )
+        if words != self._said:  # once for all searches of the job
+            self.say(words)
+            self._said = words
+        with Display(self.console, columns, flops, unit) as display:
             return run_search(
                 search,
                 pool,
@@ -247,7 +275,7 @@ class SearchJob:
                 resume=self.run.resume if resume is None else resume,
                 on_trial=display,
                 tracker=tracker,
-                cost=cost or self.cost(pool),
+                cost=cost,
                 save=save,
             )
 
@@ -268,6 +296,7 @@ class SearchJob:
             return self._compared(pool, schedules, found)
         pool.close()
         with self._pool.open(self.model, self.test, self.out.name, say=self.say) as held_out:
+            self.test = evaluated(self.test, held_out)
             return self._compared(held_out, schedules, found)
 
     def _compared(self, pool: Any, schedules: Mapping[str, Schedule], found: Mapping[str, str]) -> list[Row]:
@@ -293,7 +322,9 @@ class SearchJob:
         curves |= {row.name: row.schedule for row in rows[2:] if row.name in DRAWN}
         files = [draw_curve(curves, found.path / "keeping_rate.png", "Keeping rate by layer")]
         values = {
+            "memory_cost": cost(found.schedule)["memory_cost"],
             "tflops": cost(found.schedule)["tflops"],
+            "tflops_executed": cost(found.schedule)["tflops_executed"],
             "tflops_no_reduction": cost(none)["tflops"],
             **(metrics or {}),
         }
@@ -302,14 +333,13 @@ class SearchJob:
                 "samples": self.compared_on,
                 "found": rows[1].name,
                 "left_out": dict(left_out or {}),
+                "prefill_not_told_apart": untold({row.name: row.cost.prefill for row in rows}),
                 "rows": [row.to_dict() for row in rows],
             }
             write_json(found.path / "comparison.json", table)
             files.append(found.path / "comparison.json")
-            values |= {
-                "prefill_ms": 1000 * rows[1].prefill,
-                "prefill_ms_no_reduction": 1000 * rows[0].prefill,
-            }
+            timed = {"prefill_ms": rows[1].cost.prefill, "prefill_ms_no_reduction": rows[0].cost.prefill}
+            values |= {name: 1000 * one.median for name, one in timed.items() if one is not None}
             values |= {f"accuracy/{row.name}": row.accuracy for row in rows}
             for row in rows:
                 if row.interval is not None:
@@ -325,18 +355,24 @@ class SearchJob:
     def show(self, rows: Sequence[Row], left_out: Mapping[str, str]) -> None:
         """Prints the comparison. left_out: of the rivals, why."""
         if rows:
-            self.console.print(comparison_table(rows, self.compared_on, found=self.title))
+            self.console.print(self._table(rows))
             self.say(*comparison_lines(rows, self.title, left_out))
             self.console.print(sources_table(rows))
+
+    def _table(self, rows: Sequence[Row]) -> Table:
+        return comparison_table(rows, self.compared_on, found=self.title, convention=self.convention)
 
     def say_found(self, found: Found, cost: Callable[[Schedule], Mapping[str, float]]) -> None:
         """The line that sums up one search, and where its files are."""
         before = "" if found.score_before is None else f" (no reduction: {found.score_before:.4f})"
         score = "" if found.score is None else f", E {found.score:.4f}{before}"
-        none = strategies.none(found.schedule.num_layers)
+        none, flops = strategies.none(found.schedule.num_layers), TFLOPS[self.convention]
+        own, whole = cost(found.schedule), cost(none)
+        unit = flops_unit([whole[flops]])
         self.say(
-            f"Found: memory cost {found.schedule.memory_cost:.3f}, {cost(found.schedule)['tflops']:.4g} "
-            f"TFLOPs (no reduction: {cost(none)['tflops']:.4g}){score}, in {self.minutes:.1f} minutes.",
+            f"Found: memory cost {own['memory_cost']:.3f}, {unit.show(own[flops])} {unit.name} "
+            f"({convention_words(self.convention)}; no reduction: {unit.show(whole[flops])}){score}, in "
+            f"{self.minutes:.1f} minutes.",
             f"Schedule:   {found.path / 'schedule.json'}",
             f"Figure:     {found.path / 'keeping_rate.png'}",
         )
@@ -370,13 +406,12 @@ class SearchJob:
     def _say_skipped(self) -> None:
         for one in (samples.set for samples in (self.samples, self.test) if samples is not None):
             if one.skipped:
-                names = "; ".join(f"{skipped.name}: {skipped.reason}" for skipped in one.skipped[:5])
-                more = f"; and {len(one.skipped) - 5} more" if len(one.skipped) > 5 else ""
-                self.console.print(
-                    f"{one.where}: skipped {len(one.skipped)} samples ({names}{more})", soft_wrap=True
-                )
+                self.say(skipped_line(one.where, one.skipped))
 
 
-def _cost(config: Any, tokens: tuple[int, int], schedule: Schedule) -> dict[str, float]:
-    tflops = count_flops(config, schedule, *tokens).total / 1e12
-    return {"memory_cost": schedule.memory_cost, "tflops": tflops}
+def _cost(mean: MeanCost, schedule: Schedule) -> dict[str, float]:
+    return {
+        "memory_cost": mean.memory_cost(schedule),
+        "tflops": mean.tflops(schedule),
+        "tflops_executed": mean.tflops(schedule, "executed"),
+    }

@@ -17,6 +17,7 @@ from vtr_ray import strategies
 from vtr_ray.commands.inputs import ModelOptions, PoolOptions, Samples
 from vtr_ray.commands.named import Given
 from vtr_ray.commands.searching import claimed, home
+from vtr_ray.efficiency.times import untold
 from vtr_ray.errors import InputError
 from vtr_ray.evaluation.benchmarks.answering import Answers, collect_answers
 from vtr_ray.evaluation.benchmarks.catalogue import benchmarks_of
@@ -101,12 +102,12 @@ def evaluate_suite(
     ):
         answers, lost = _answered(actors, chosen, schedules, responses, identity, len(samples), console)
         figures = _judged(chosen, answers, console)
-        speeds = actors.call("speeds", list(schedules.values()))
+        costs = actors.call("costs", list(schedules.values()), new_tokens=5)
         shown = shown_samples(actors, chosen, schedules, answers, figures, options.shown)
         vision = actors.vision_tokens
     evaluated = {
-        name: Evaluated(one.schedule, one.search, speed, figures[name], lost[name])
-        for (name, one), speed in zip(rows.items(), speeds, strict=True)
+        name: Evaluated(one.schedule, one.search, cost, figures[name], lost[name])
+        for (name, one), cost in zip(rows.items(), costs, strict=True)
     }
     pairs = differences(figures)
     facts = {
@@ -116,6 +117,7 @@ def evaluate_suite(
         "limit": options.limit,
         "layers": layers,
         "vision_tokens": vision,
+        "prefill_not_told_apart": untold({name: row.cost.prefill for name, row in evaluated.items()}),
     }
     for name in rows:
         write_documents(folder, name, chosen, answers[name], figures[name])

@@ -213,6 +213,8 @@ class EvaluatorPool(PoolClient):
             # All build at once; the first error is the one that counts.
             counts = _get([actor.get.remote("num_batches") for actor in self._handles])
             self._known["num_batches"] = counts[0]
+            for notices in _get([actor.warned.remote() for actor in self._handles]):
+                self.heard(notices)  # of samples that are skipped
         except BaseException:
             self.close()
             raise

@@ -73,6 +73,22 @@ def load_model(path: str, dtype: str = "auto", attn: str = "sdpa", device: str =
     return model.to(place).eval(), processor
 
 
+def load_tokenizer(path: str) -> Any:
+    """Return the tokenizer of a checkpoint, without its weights.
+
+    Raises:
+        InputError: unknown path, or one without a tokenizer that transformers can load.
+    """
+    import transformers
+
+    try:
+        return transformers.AutoTokenizer.from_pretrained(
+            path, trust_remote_code=False, local_files_only=Path(path).exists()
+        )
+    except Exception as error:  # each tokenizer class raises whatever it meets
+        raise InputError(f"Cannot load a tokenizer from {path!r}: {first_line(error)}") from None
+
+
 def fetch_model(path: str) -> None:
     """Have a hub checkpoint in this machine's cache (`HF_HOME`), so that loading it downloads nothing.
 

@@ -6,6 +6,8 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from rich.table import Table
 
+from vtr_ray.efficiency.times import TIMES, untold_words
+from vtr_ray.efficiency.units import flops_unit
 from vtr_ray.evaluation.benchmarks.differences import AVERAGE, Difference, average
 from vtr_ray.evaluation.benchmarks.loading import Chosen
 from vtr_ray.evaluation.benchmarks.record import Evaluated
@@ -24,25 +26,31 @@ def cost_table(
     differs = _differing(pairs)
     controls = f"; {said}" if (said := explained(rows)) else ""
     lacks = f"; NOT in the average: {', '.join(sorted(missing))}" if missing else ""
+    times = {name: row.cost.prefill for name, row in rows.items()}
+    timed = any(one is not None for one in times.values())
+    unit = flops_unit(row.cost.tflops for row in rows.values())
+    counted = max(row.cost.samples for row in rows.values())
     table = Table(
         caption=f"average: percent of what each benchmark can be, with the 95 % interval{lacks}; *: differs "
-        "from no reduction (paired, p < 0.05); TFLOPs: the paper's convention; times: median, batch 1, "
-        f"language model only{controls}",
+        f"from no reduction (paired, p < 0.05); memory cost (share of vision tokens kept) and {unit.name} "
+        f"(the paper's convention): means over {counted} documents' prompts"
+        + (f"; times: {TIMES}{untold_words(times)}" if timed else "")
+        + controls,
         caption_justify="left",
     )
     table.add_column("schedule", no_wrap=True)
-    for column in ("average", "memory\ncost", "TFLOPs", "prefill\nms", "decode\nms"):
+    for column in ("average", "memory\ncost", unit.name, *(("prefill\nms", "decode\nms") if timed else ())):
         table.add_column(column, justify="right", no_wrap=True)
     for name, row in rows.items():
         mean = average(row.figures)
+        both = (row.cost.prefill, row.cost.decode) if timed else ()
         table.add_row(
             name,
             _percent(mean.value, (name, AVERAGE) in differs)
             + f" [{100 * mean.low:.1f}, {100 * mean.high:.1f}]",
-            f"{row.schedule.memory_cost:.3f}",
-            f"{row.speeds['tflops']:.4g}",
-            f"{row.speeds['prefill_ms']:.1f}",
-            f"{row.speeds['decode_ms']:.1f}",
+            f"{row.cost.memory_cost:.3f}",
+            unit.show(row.cost.tflops),
+            *("" if one is None else one.shown() for one in both),
         )
     return table
 
@@ -120,20 +128,22 @@ def claim_lines(pairs: Sequence[Difference], documents: int) -> list[str]:
     for pair in averages:
         difference = Comparison(pair.difference, pair.low, pair.high, pair.p, documents)
         control = control_in(pair.second)
-        if control is not None:
+        if control is not None and controlled(pair.second) == pair.first:
             gains.setdefault(control, {})[pair.first] = difference
-        elif pair.second == NO_REDUCTION:
+        elif pair.second == NO_REDUCTION and control_in(pair.first) is None:
             kept[pair.first] = difference
     return [*accuracy_lines(kept), *control_lines(gains)]
 
 
 def _to_control(pair: Difference) -> Difference | None:
-    """A pair as it is shown: of a schedule and its control that way round; None: not at all."""
-    if control_in(pair.first) is not None:
-        return pair.turned() if controlled(pair.first) == pair.second else None
-    if control_in(pair.second) is not None:
-        return pair if controlled(pair.second) == pair.first else None
-    return pair
+    """A pair as it is shown: of a schedule and its control that way round; None: not at all.
+
+    Controls whose names do not say what they stand beside are shown as any schedule is.
+    """
+    if own := controlled(pair.first):
+        return pair.turned() if own == pair.second else None
+    own = controlled(pair.second)
+    return pair if own in ("", pair.first) else None
 
 
 def _percent(value: float | None, differs: bool) -> str:

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich.table import Table
 
 from vtr_ray import strategies
+from vtr_ray.efficiency.schedule_cost import ScheduleCost
+from vtr_ray.efficiency.times import TIMES, untold_words
+from vtr_ray.efficiency.units import flops_unit
 from vtr_ray.errors import InputError
 from vtr_ray.evaluation.outcome import (
     NOT_A_NUMBER,
@@ -24,16 +27,19 @@ from vtr_ray.report.claims import MARGIN, accuracy_line, accuracy_lines, control
 from vtr_ray.report.controls import control_in, controlled, controls_of, explained
 from vtr_ray.schedule import Schedule
 
+if TYPE_CHECKING:
+    from vtr_ray.efficiency.flops import Convention
+
 NO_REDUCTION = "no reduction"
+TFLOPS = {"paper": "tflops", "executed": "tflops_executed"}  # a convention's key in files and metrics
 
 
 @dataclass(frozen=True)
 class Row:
     """One schedule's figures.
 
-    accuracy: mean per-sample score. difference: to no reduction, paired. tflops: paper's convention, batch 1.
+    accuracy: mean per-sample score. difference: to no reduction, paired. per_source: accuracy by task.
     interval: 95 % interval of the accuracy by itself (`wilson_interval`); None: not known.
-    prefill: median seconds of one prefill at batch 1, language model alone. per_source: accuracy by task.
     to_found: paired difference to the schedule that a search found, where it stands beside one; beside: the
     name of that schedule's row.
     """
@@ -43,8 +49,7 @@ class Row:
     accuracy: float
     difference: Comparison | None
     per_source: Mapping[str, float]
-    tflops: float
-    prefill: float
+    cost: ScheduleCost
     to_found: Comparison | None = None
     beside: str | None = None
     interval: tuple[float, float] | None = None
@@ -61,9 +66,7 @@ class Row:
             "difference": _interval(self.difference),
             "to_found": _interval(self.to_found),
             "per_source": dict(self.per_source),
-            "memory_cost": self.schedule.memory_cost,
-            "tflops": self.tflops,
-            "prefill_seconds": self.prefill,
+            **_costs(self.cost),
             "without_answer": list(without_answer(self.outcomes)),
         }
 
@@ -118,7 +121,7 @@ def compare_schedules(
     sources: Mapping[str, str] = pool.call("sources")
     rows: list[Row] = []
     baseline = [] if baseline is None else baseline
-    for (name, schedule), (tflops, prefill) in zip(named.items(), costs, strict=True):
+    for (name, schedule), cost in zip(named.items(), costs, strict=True):
         outcomes = pool.evaluate(schedule)
         difference = compare(outcomes, baseline) if baseline else None
         if not baseline:
@@ -133,8 +136,7 @@ def compare_schedules(
             accuracy=effectiveness(outcomes),
             difference=difference,
             per_source=by_source(outcomes, sources),
-            tflops=tflops,
-            prefill=prefill,
+            cost=cost,
             to_found=None if beside is None else compare(outcomes, beside.outcomes),
             beside=None if beside is None else beside.name,
             interval=wilson_interval(effectiveness(outcomes), len(outcomes)),
@@ -146,10 +148,16 @@ def compare_schedules(
     return rows
 
 
-def comparison_table(rows: Sequence[Row], samples: int, title: str = "", found: str = "") -> Table:
+def comparison_table(
+    rows: Sequence[Row],
+    samples: int,
+    title: str = "",
+    found: str = "",
+    convention: Convention = "paper",
+) -> Table:
     """A table for the terminal, 100 columns wide unless names are long.
 
-    found: what a search found, where rows are compared to it.
+    found: what a search found, where rows are compared to it. convention: of its FLOPs.
     """
     table = Table(title=title or None, title_justify="left", caption_justify="left")
     beside = f"; to {found}: the same to what was found, ± the interval" if found else ""
@@ -159,12 +167,14 @@ def comparison_table(rows: Sequence[Row], samples: int, title: str = "", found: 
     wrong = f"; counted as wrong, because {NOT_A_NUMBER}: {cases}" if lost else ""
     table.caption = (
         f"accuracy: mean over {samples} samples; difference to no reduction in points with the paired 95 % "
-        f"interval{beside}; TFLOPs: the paper's convention; prefill: median, batch 1, language model only"
-        f"{controls}{wrong}"
+        f"interval{beside}; {_cost_words(rows, convention)}{controls}{wrong}"
     )
+    timed = any(row.cost.prefill is not None for row in rows)
+    unit = flops_unit(_tflops(row, convention) for row in rows)
     table.add_column("schedule")
     for column in (
-        "accuracy", "difference", *([f"to {found}"] if found else []), "memory\ncost", "TFLOPs", "prefill\nms"
+        "accuracy", "difference", *([f"to {found}"] if found else []), "memory\ncost", unit.name,
+        *(["prefill\nms"] if timed else []),
     ):  # fmt: skip
         table.add_column(column, justify="right", no_wrap=True)
     for row in rows:
@@ -173,9 +183,9 @@ def comparison_table(rows: Sequence[Row], samples: int, title: str = "", found: 
             f"{100 * row.accuracy:.1f}",
             "" if row.difference is None else _points(row.difference),
             *([_short_points(row.to_found)] if found else []),
-            f"{row.schedule.memory_cost:.3f}",
-            f"{row.tflops:.4g}",
-            f"{1000 * row.prefill:.1f}",
+            f"{row.cost.memory_cost:.3f}",
+            unit.show(_tflops(row, convention)),
+            *(["" if row.cost.prefill is None else row.cost.prefill.shown()] if timed else []),
         )
     return table
 
@@ -247,6 +257,37 @@ def sources_table(rows: Sequence[Row]) -> Table:
     for row in rows:
         table.add_row(row.name, *(f"{100 * value:.1f}" for value in row.per_source.values()))
     return table
+
+
+def convention_words(convention: Convention) -> str:
+    """What a table says of its FLOPs."""
+    return "the paper's convention" if convention == "paper" else "executed in a prefill"
+
+
+def _tflops(row: Row, convention: Convention) -> float:
+    return row.cost.tflops if convention == "paper" else row.cost.tflops_executed
+
+
+def _cost_words(rows: Sequence[Row], convention: Convention) -> str:
+    """What a table's caption says of its costs."""
+    unit = flops_unit(_tflops(row, convention) for row in rows)
+    times = {row.name: row.cost.prefill for row in rows}
+    timed = any(one is not None for one in times.values())
+    return (
+        f"memory cost (share of vision tokens kept) and {unit.name} ({convention_words(convention)}): means "
+        f"over the samples' prompts{f'; prefill: {TIMES}{untold_words(times)}' if timed else ''}"
+    )
+
+
+def _costs(cost: ScheduleCost) -> dict[str, Any]:
+    return {
+        "memory_cost": cost.memory_cost,
+        "tflops": cost.tflops,
+        "tflops_executed": cost.tflops_executed,
+        "counted_samples": cost.samples,
+        "prefill_seconds": None if cost.prefill is None else cost.prefill.median,
+        "prefill_quartiles": None if cost.prefill is None else list(cost.prefill.quartiles),
+    }
 
 
 def _interval(difference: Comparison | None) -> dict[str, float] | None:

@@ -8,6 +8,7 @@ from typing import Any
 
 from vtr_ray.studies.efficiency import FLASH, FLASH_ATTENTION
 from vtr_ray.studies.exchange import OWN
+from vtr_ray.studies.finding import records
 from vtr_ray.studies.methods import DROP, G_SEARCH, NONE, fastv_name
 from vtr_ray.studies.training import REDUCED, SHIPPED
 
@@ -55,11 +56,6 @@ def measured(table: int, model: str, studies: Mapping[str, Mapping[str, Any]]) -
     return list(found.values())
 
 
-def _rows(table: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
-    for row in table["rows"]:
-        yield dict(zip(table["columns"], row, strict=True))
-
-
 def _figures(row: Mapping[str, Any]) -> dict[str, float]:
     return {
         quantity: scale * row[column]
@@ -69,42 +65,43 @@ def _figures(row: Mapping[str, Any]) -> dict[str, float]:
 
 
 def _methods(table: int, model: str, tables: Mapping[str, Any]) -> Iterator[Ours]:
-    benchmarks = {row.pop("method"): row for row in _rows(tables["benchmarks"])}
-    for row in _rows(tables["methods"]):
+    benchmarks = {row.pop("method"): row for row in records(tables["benchmarks"])}
+    for row in records(tables["methods"]):
         known = {title: value for title, value in benchmarks[row["method"]].items() if value is not None}
         yield Ours(model, _named(row["method"]), _figures(row), known)
 
 
 def _efficiency(table: int, model: str, tables: Mapping[str, Any]) -> Iterator[Ours]:
     if table == 10:
-        for row in _rows(tables["kernels"]):
+        for row in records(tables["kernels"]):
             method = _KERNELS.get((row["method"], row["kernel"]))
             if method is not None:
                 yield Ours(model, method, _figures(row))
         return
-    for row in _rows(tables["methods"]):
+    for row in records(tables["methods"]):
         yield Ours(model, _named(row["method"]), _figures(row))
 
 
 def _trade_off(table: int, model: str, tables: Mapping[str, Any]) -> Iterator[Ours]:
-    for row in _rows(tables["points"]):
+    for row in records(tables["points"]):
         if row["FastV's drop"] == DROP:
             method = fastv_name(DROP) if row["strategy"] == "FastV" else row["strategy"]
             yield Ours(model, method, _figures(row))
 
 
 def _on_top(table: int, model: str, tables: Mapping[str, Any]) -> Iterator[Ours]:
-    for row in _rows(tables["accuracies"]):
-        yield Ours(row["model"], {NONE: "none", OWN: G_SEARCH}[row["schedule"]], _figures(row))
+    for row in records(tables["accuracies"]):
+        name = {NONE: "none", OWN: G_SEARCH}.get(row["schedule"], row["schedule"])
+        yield Ours(row["model"], name, _figures(row))
 
 
 def _exchange(table: int, model: str, tables: Mapping[str, Any]) -> Iterator[Ours]:
-    for row in _rows(tables["accuracies"]):
+    for row in records(tables["accuracies"]):
         yield Ours(row["model"], SELF if row["schedule"] == OWN else row["schedule"], _figures(row))
 
 
 def _training(table: int, model: str, tables: Mapping[str, Any]) -> Iterator[Ours]:
-    for row in _rows(tables["accuracies"]):
+    for row in records(tables["accuracies"]):
         if row["trained"] == REDUCED or row["weights"] == SHIPPED:
             yield Ours(model, f"{row['schedule']}, {row['weights']}", _figures(row))
 

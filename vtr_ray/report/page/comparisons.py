@@ -42,6 +42,7 @@ def read_comparison(run: Path) -> Evaluation | None:
                 "vision_tokens": search["state"]["settings"]["vision_tokens"],
                 "benchmarks": {name: {"title": name.removeprefix("vtr_")} for name in rows[0]["per_source"]},
                 "found": content["found"],
+                "prefill_not_told_apart": content.get("prefill_not_told_apart", {}),
                 "strategies": {row["name"]: _strategy(row) for row in rows},
                 "pairs": [
                     _pair(row["name"], second, row[key])
@@ -61,7 +62,8 @@ def _strategy(row: Mapping[str, Any]) -> dict[str, Any]:
         "schedule": row["schedule"],
         "memory_cost": row["memory_cost"],
         "tflops": row["tflops"],
-        "prefill_ms": 1000 * row["prefill_seconds"],
+        "counted_samples": row.get("counted_samples"),
+        "prefill_ms": None if row["prefill_seconds"] is None else 1000 * row["prefill_seconds"],
         "decode_ms": None,
         "average": {
             "value": row["accuracy"],

@@ -46,12 +46,16 @@ class Measured(_Part):
 
 
 class Strategy(_Part):
-    """One row of an evaluation. search: the run directory that found the schedule, where one did."""
+    """One row of an evaluation. search: the run directory that found the schedule, where one did.
+
+    tflops: by the paper's convention. counted_samples: how many it is the mean over; None: the median one's.
+    """
 
     schedule: Annotated[Schedule, BeforeValidator(_schedule)]
     search: str | None = None
     memory_cost: float
     tflops: float
+    counted_samples: int | None = None
     prefill_ms: float | None
     decode_ms: float | None
     average: Measured
@@ -104,6 +108,7 @@ class Evaluation(_Part):
     strategies: Annotated[dict[str, Strategy], Field(min_length=1)]
     pairs: list[Difference] = []
     found: str | None = None
+    prefill_not_told_apart: dict[str, list[str]] = {}
 
     @model_validator(mode="after")
     def _consistent(self) -> Evaluation:
