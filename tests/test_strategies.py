@@ -25,7 +25,7 @@ def test_one_cut_has_the_ranking_and_the_memory_cost_of_a_curve() -> None:
     assert flat.memory_cost == pytest.approx(curve.memory_cost, abs=1e-9)
     assert flat.rates[:2] == (1.0, 1.0) and len(set(flat.rates[2:])) == 1
     assert (flat.ranking, flat.positions, flat.rounding) == (curve.ranking, curve.positions, curve.rounding)
-    with pytest.raises(InputError, match="one_cut cannot reach a memory cost of 0.08333"):
+    with pytest.raises(InputError, match=r"one_cut cannot reach a memory cost of 0\.08333"):
         strategies.one_cut(strategies.vtw(12, withdraw_after=1))
 
 

@@ -38,6 +38,9 @@ def gsearch(
     test_task: options.TestTask = None,
     include_path: options.IncludePath = None,
     score: options.Score = None,
+    labels: options.Labels = "given",
+    label_tokens: options.LabelTokens = 32,
+    question: options.Question = None,
     dtype: options.Dtype = "auto",
     attn: options.Attn = "sdpa",
     batch: options.Batch = 16,
@@ -73,7 +76,17 @@ def gsearch(
     command.gsearch(
         ModelOptions(model, dtype, attn, batch, max_pixels, cache, frames),
         DataOptions(
-            samples, images, test, test_images, tuple(task or ()), tuple(test_task or ()), include_path, score
+            samples,
+            images,
+            test,
+            test_images,
+            tuple(task or ()),
+            tuple(test_task or ()),
+            include_path,
+            score,
+            labels,
+            label_tokens,
+            question,
         ),
         command.GSearchOptions(
             stride, initial, iterations, weight, seed, parallel, surrogate, objective, stop_early
@@ -97,6 +110,7 @@ def psigmoid(
         ),
     ] = None,
     k_max: Annotated[float, Option(help="largest steepness searched")] = 2.0,
+    force: options.Force = False,
     initial: Annotated[int, Option(help="uniformly spread points per search")] = 10,
     iterations: Annotated[int, Option(help="Bayesian optimisation steps per search")] = 15,
     model: options.Model = "embedded",
@@ -108,6 +122,9 @@ def psigmoid(
     test_task: options.TestTask = None,
     include_path: options.IncludePath = None,
     score: options.Score = None,
+    labels: options.Labels = "given",
+    label_tokens: options.LabelTokens = 32,
+    question: options.Question = None,
     dtype: options.Dtype = "auto",
     attn: options.Attn = "sdpa",
     batch: options.Batch = 16,
@@ -136,10 +153,20 @@ def psigmoid(
     command.psigmoid(
         ModelOptions(model, dtype, attn, batch, max_pixels, cache, frames),
         DataOptions(
-            samples, images, test, test_images, tuple(task or ()), tuple(test_task or ()), include_path, score
+            samples,
+            images,
+            test,
+            test_images,
+            tuple(task or ()),
+            tuple(test_task or ()),
+            include_path,
+            score,
+            labels,
+            label_tokens,
+            question,
         ),
         command.PSigmoidOptions(
-            tuple(budget or ()), tuple(match or ()), k_max, initial, iterations, seed, parallel
+            tuple(budget or ()), tuple(match or ()), k_max, initial, iterations, seed, parallel, force
         ),
         PoolOptions(actors, cpus, gpus),
         RunOptions(out, resume, compare, ui_port),
@@ -158,6 +185,9 @@ def pareto(
     test_task: options.TestTask = None,
     include_path: options.IncludePath = None,
     score: options.Score = None,
+    labels: options.Labels = "given",
+    label_tokens: options.LabelTokens = 32,
+    question: options.Question = None,
     dtype: options.Dtype = "auto",
     attn: options.Attn = "sdpa",
     batch: options.Batch = 16,
@@ -201,7 +231,17 @@ def pareto(
     command.pareto(
         ModelOptions(model, dtype, attn, batch, max_pixels, cache, frames),
         DataOptions(
-            samples, images, test, test_images, tuple(task or ()), tuple(test_task or ()), include_path, score
+            samples,
+            images,
+            test,
+            test_images,
+            tuple(task or ()),
+            tuple(test_task or ()),
+            include_path,
+            score,
+            labels,
+            label_tokens,
+            question,
         ),
         command.ParetoOptions(trials, initial, reference, k_max, seed, parallel),
         command.Limits(max_tflops, max_prefill_ms, max_drop),
@@ -256,6 +296,9 @@ def evaluate(
     ] = None,
     include_path: options.IncludePath = None,
     score: options.Score = None,
+    labels: options.Labels = "given",
+    label_tokens: options.LabelTokens = 32,
+    question: options.Question = None,
     dtype: options.Dtype = "auto",
     attn: options.Attn = "sdpa",
     batch: options.Batch = 16,
@@ -279,6 +322,7 @@ def evaluate(
         Path | None, Option(help="with --suite: folder of the results; default: a new one under runs/")
     ] = None,
     ui_port: options.UiPort = None,
+    force: options.Force = False,
     actors: options.Actors = 1,
     cpus: options.Cpus = None,
     gpus: options.Gpus = None,
@@ -293,7 +337,14 @@ def evaluate(
     chosen = ModelOptions(model, dtype, attn, batch, max_pixels, cache, frames)
     named = StrategyOptions(tuple(strategy or ()), memory_cost, find_k, seed, controls)
     data = DataOptions(
-        test=samples, test_images=images, test_tasks=tuple(task or ()), include=include_path, score=score
+        test=samples,
+        test_images=images,
+        test_tasks=tuple(task or ()),
+        include=include_path,
+        score=score,
+        labels=labels,
+        label_tokens=label_tokens,
+        question=question,
     )
     decode = None if decode_every is None else DecodeReduction(decode_every, decode_keep)
     pool = PoolOptions(actors, cpus, gpus)
@@ -303,11 +354,11 @@ def evaluate(
             raise InputError("--suite asks benchmarks, --samples and --task samples; give one of them")
         if score:
             raise InputError("--score goes with --task; of a benchmark its own metrics are reported")
-        data = DataOptions()
+        data = DataOptions(labels=labels)
         benchmarks = SuiteOptions(tuple(suite), include_path, limit, out, responses, ui_port=ui_port)
     elif limit or responses or out:
         raise InputError("--limit, --responses and --out go with --suite; a task takes NAME:LIMIT")
-    command(_both(schedules, schedule), chosen, data, pool, _console(), named, decode, benchmarks)
+    command(_both(schedules, schedule), chosen, data, pool, _console(), named, decode, benchmarks, force)
 
 
 @app.command()
@@ -414,6 +465,9 @@ def study(
     task: options.Task = None,
     include_path: options.IncludePath = None,
     score: options.Score = None,
+    labels: options.Labels = "given",
+    label_tokens: options.LabelTokens = 32,
+    question: options.Question = None,
     dtype: options.Dtype = "auto",
     attn: options.Attn = "sdpa",
     batch: Annotated[
@@ -427,6 +481,7 @@ def study(
     actors: options.Actors = 1,
     cpus: options.Cpus = None,
     gpus: options.Gpus = None,
+    force: options.Force = False,
     out: Annotated[Path | None, Option(help="folder of the study; default: a new one under runs/")] = None,
 ) -> None:
     """Runs a study of the paper: figure, data and what was measured, beside the paper's claim."""
@@ -437,7 +492,16 @@ def study(
     command(
         name,
         ModelOptions(model, dtype, attn, batch or ModelOptions.batch, max_pixels, cache, frames),
-        DataOptions(samples, images, tasks=tuple(task or ()), include=include_path, score=score),
+        DataOptions(
+            samples,
+            images,
+            tasks=tuple(task or ()),
+            include=include_path,
+            score=score,
+            labels=labels,
+            label_tokens=label_tokens,
+            question=question,
+        ),
         StudyOptions(
             tuple(runs or ()),
             count,
@@ -449,6 +513,7 @@ def study(
             tuning_steps=tuning_steps,
             repeats=repeats,
             timed_batch=batch or 1,
+            force=force,
         ),
         PoolOptions(actors, cpus, gpus),
         out,
@@ -488,6 +553,9 @@ def reproduce(
     task: options.Task = None,
     include_path: options.IncludePath = None,
     score: options.Score = None,
+    labels: options.Labels = "given",
+    label_tokens: options.LabelTokens = 32,
+    question: options.Question = None,
     dtype: options.Dtype = "auto",
     attn: options.Attn = "sdpa",
     batch: options.Batch = 16,
@@ -498,6 +566,7 @@ def reproduce(
     actors: options.Actors = 1,
     cpus: options.Cpus = None,
     gpus: options.Gpus = None,
+    force: options.Force = False,
     out: Annotated[
         Path | None,
         Option(help="folder of it all, which a stopped one goes on in; default: a new one under runs/"),
@@ -514,7 +583,16 @@ def reproduce(
         models,
         tuple(beside or ()),
         ModelOptions(models[0], dtype, attn, batch, max_pixels, cache, frames),
-        DataOptions(samples, images, tasks=tuple(task or ()), include=include_path, score=score),
+        DataOptions(
+            samples,
+            images,
+            tasks=tuple(task or ()),
+            include=include_path,
+            score=score,
+            labels=labels,
+            label_tokens=label_tokens,
+            question=question,
+        ),
         StudyOptions(
             tuple(runs or ()),
             suite=tuple(suite or ()),
@@ -524,6 +602,7 @@ def reproduce(
             steps=steps,
             tuning_steps=tuning_steps,
             repeats=repeats,
+            force=force,
         ),
         PoolOptions(actors, cpus, gpus),
         out,
@@ -557,11 +636,12 @@ def show(
     figure: Annotated[
         Path | None, Option(help="draw the keeping-rate curve into this png, svg or pdf")
     ] = None,
+    force: options.Force = False,
 ) -> None:
     """Shows a schedule: ranking, memory cost, keeping rate by layer."""
     from vtr_ray.commands.show import show as command
 
-    command(schedule, tokens, model, text_tokens, fit, figure, _console())
+    command(schedule, tokens, model, text_tokens, fit, figure, _console(), force)
 
 
 @app.command()
@@ -598,6 +678,7 @@ def plan(
     dtype: Annotated[str, Option(help="of weights and cache: bfloat16, float16 or float32")] = "bfloat16",
     layers: Annotated[bool, Option("--layers", help="also by layer")] = False,
     json: options.Json = None,
+    force: options.Force = False,
 ) -> None:
     """Costs schedules and a search before a cluster is paid for, from the configuration alone."""
     from vtr_ray.commands import plan as command
@@ -620,6 +701,7 @@ def plan(
         layers,
         json,
         _console(),
+        force,
     )
 
 
@@ -648,6 +730,7 @@ def bench(
         int, Option(min=1, help="timed turns at most; fewer where all prefills are told apart")
     ] = 32,
     json: options.Json = None,
+    force: options.Force = False,
 ) -> None:
     """Times prefill and decode with and without schedules, beside what the FLOPs promise.
 
@@ -661,7 +744,7 @@ def bench(
         random_weights, dtype, attn, device, batch, new_tokens, encoder, warmup, repeats
     )
     sample = SampleOptions(vision_tokens, text_tokens, tuple(image or ()))
-    command.bench(model, _both(schedules, schedule), sample, settings, json, _console())
+    command.bench(model, _both(schedules, schedule), sample, settings, json, _console(), force)
 
 
 def _both(arguments: list[Path] | None, named: list[Path] | None) -> list[Path]:

@@ -7,7 +7,7 @@ import math
 import os
 import tempfile
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 from pathlib import Path
 from typing import Any, Literal, cast, get_args
@@ -40,6 +40,8 @@ class Schedule:
         seed: seed of `Ranking.RANDOM`; unused elsewhere.
         rounding: how a rate becomes a count: "nearest" is `floor(r * N + 0.5)`, "down" is `int(N * r)`
             (PDrop's code), "half_even" is Python's `round(N * r)` (FastV's code).
+        found: where a search found the schedule, JSON values (`vtr_ray.provenance`); None: it was written by
+            hand or by a rule. Two schedules that differ in it alone are equal.
     """
 
     rates: tuple[float, ...]
@@ -47,6 +49,7 @@ class Schedule:
     positions: Positions = "original"
     seed: int = 0
     rounding: Rounding = "nearest"
+    found: Mapping[str, Any] | None = field(default=None, compare=False, repr=False)
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "rates", _checked_rates(self.rates))
@@ -57,6 +60,8 @@ class Schedule:
                 raise InputError(f"Schedule {name} is {value!r}; use one of: {', '.join(allowed)}.")
         if isinstance(self.seed, bool) or not isinstance(self.seed, int) or self.seed < 0:
             raise InputError(f"Schedule seed is {self.seed!r}; use an integer of at least 0.")
+        if self.found is not None and not isinstance(self.found, Mapping):
+            raise InputError(f"Schedule found is {self.found!r}; use a JSON object, or leave it out.")
 
     @classmethod
     def from_rates(
@@ -103,12 +108,14 @@ class Schedule:
 
     def to_dict(self) -> dict[str, Any]:
         """JSON content; `from_dict` is the inverse."""
+        found = {} if self.found is None else {"found": dict(self.found)}
         return {
             "rates": list(self.rates),
             "ranking": self.ranking.value,
             "positions": self.positions,
             "seed": self.seed,
             "rounding": self.rounding,
+            **found,
         }
 
     @classmethod
@@ -122,11 +129,13 @@ class Schedule:
             raise InputError(f'A schedule is a JSON object with "rates", not {type(content).__name__}.')
         if "rates" not in content:
             raise InputError('A schedule needs "rates": one keeping rate per decoder layer.')
-        known = ("rates", "ranking", "positions", "seed", "rounding")
+        known = ("rates", "ranking", "positions", "seed", "rounding", "found")
         unknown = sorted(str(key) for key in content if key not in known)
         if unknown:
             raise InputError(f"A schedule has no {unknown[0]!r}; remove it (known: {', '.join(known)}).")
-        return cls.from_rates(**content)
+        described = {name: value for name, value in content.items() if name != "found"}
+        schedule = cls.from_rates(**described)
+        return replace(schedule, found=content["found"]) if content.get("found") is not None else schedule
 
     def save(self, path: str | os.PathLike[str]) -> None:
         """Write JSON: to a temporary name in the same directory, then renamed."""

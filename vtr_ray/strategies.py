@@ -78,7 +78,7 @@ def _stage_ratios(keep: float | Sequence[float], stages: int) -> list[float]:
 
 def random(schedule: Schedule, seed: int = 0) -> Schedule:
     """The control: the same rates, tokens drawn at random (the same ones for all samples of equal `N`)."""
-    return replace(schedule, ranking=Ranking.RANDOM, seed=seed)
+    return replace(schedule, ranking=Ranking.RANDOM, seed=seed, found=None)
 
 
 def one_cut(schedule: Schedule, after_layer: int = 2) -> Schedule:
@@ -92,7 +92,8 @@ def one_cut(schedule: Schedule, after_layer: int = 2) -> Schedule:
     """
     layers = schedule.num_layers
     drop = _flat_drop("one_cut", layers, schedule.memory_cost, after_layer)
-    return replace(schedule, rates=(1.0,) * after_layer + (1.0 - drop,) * (layers - after_layer))
+    rates = (1.0,) * after_layer + (1.0 - drop,) * (layers - after_layer)
+    return replace(schedule, rates=rates, found=None)
 
 
 def p_sigmoid(num_layers: int, budget: float, k: float, alpha: float | None = None) -> Schedule:

@@ -1,7 +1,7 @@
 """Whatever a file holds is read upright, as 8-bit RGB and on white: modes x formats x orientations.
 
-The pictures are made from arrays and written in the layout that the EXIF standard gives each orientation; what
-must be read is computed from the arrays.
+The pictures are made from arrays and written in the layout that the EXIF standard gives each orientation;
+what must be read is computed from the arrays.
 """
 
 import io
@@ -136,7 +136,8 @@ KINDS = {
     ),
 }
 HOLDS = {
-    "PNG": "RGB, L, 1, P, RGBA, LA, P with alphas, P with a key, RGB with a key, L with a key, I;16, I;16 with a key",
+    "PNG": "RGB, L, 1, P, RGBA, LA, I;16, P with alphas, P with a key, RGB with a key, L with a key, "
+    "I;16 with a key",
     "TIFF": "RGB, L, 1, P, RGBA, LA, I;16, I;16B, I, I of 8 bits, F, F of 8 bits, CMYK, YCbCr",
     "WEBP": "RGB, RGBA",
     "JPEG": "RGB, L, CMYK",
@@ -245,6 +246,7 @@ def test_an_orientation_is_found_wherever_it_is_written():
         assert read_image(data).size == image_size(data) == (HEIGHT, WIDTH)
 
 
+@pytest.mark.filterwarnings("ignore:Corrupt EXIF data")
 @pytest.mark.parametrize("exif", [b"", b"Exif\0\0", b"Exif\0\0nonsense", b"Exif\0\0II*\0\x08\0\0\0\x05\0"])
 @pytest.mark.parametrize("form", ["JPEG", "PNG", "WEBP"])
 def test_damaged_metadata_do_not_hide_a_picture(form, exif):

@@ -5,12 +5,11 @@ import math
 import pickle
 import re
 import shutil
-import struct
 from pathlib import Path
 
 import numpy as np
 import pytest
-from clips import decoded, pixels, write_clip
+from clips import decoded, pixels, turned_clip, write_clip
 from PIL import Image
 
 from vtr_ray.errors import InputError
@@ -71,18 +70,6 @@ def test_a_folder_of_frames_is_read_by_its_numbers(tmp_path):
     assert pickle.loads(pickle.dumps(video)) == video
 
 
-def turned_clip(path, matrix, size=(64, 32)):
-    """A clip whose track header (`tkhd`) says how it is shown, as phones write it: (a, b, c, d)."""
-    write_clip(path, size=size)
-    data = bytearray(path.read_bytes())
-    place = data.index(b"tkhd") + 44  # version 0: times, track, duration, layer, group, volume before it
-    assert struct.unpack(">9i", data[place : place + 36]) == (65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30)
-    a, b, c, d = (round(part * 65536) for part in matrix)
-    data[place : place + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
-    path.write_bytes(data)
-    return path
-
-
 def shown(pixels, matrix):
     """Every pixel at the place (a x + c y, b x + d y) that the QuickTime format gives it, from 0 on."""
     a, b, c, d = matrix
@@ -126,6 +113,34 @@ def test_scaled_and_empty_matrices_turn_alike_and_slanted_ones_are_refused(tmp_p
     slanted = turned_clip(tmp_path / "slanted.mp4", (0.87, 0.5, -0.5, 0.87))
     with pytest.raises(ValueError, match="other than quarter turns"):
         read_video(Video(slanted, 2))
+
+
+@pytest.mark.parametrize("full", [False, True])
+@pytest.mark.parametrize(
+    ("space", "red", "blue"),
+    [(2, 0.299, 0.114), (6, 0.299, 0.114), (1, 0.2126, 0.0722), (7, 0.212, 0.087), (9, 0.2627, 0.0593)],
+)
+def test_colours_are_those_of_the_space_that_a_video_names(tmp_path, space, red, blue, full):
+    """BT.601 (also where none is named), 709, SMPTE 240M, BT.2020: encoded by their formulas, losslessly."""
+    import av
+
+    colours = np.array([(220, 40, 60), (30, 200, 90)])
+    r, g, b = colours.T / 255
+    light = red * r + (1 - red - blue) * g + blue * b
+    parts = np.stack([light, (b - light) / (2 - 2 * blue), (r - light) / (2 - 2 * red)])
+    scale, zero = ([255, 255, 255], [0, 128, 128]) if full else ([219, 224, 224], [16, 128, 128])
+    stored = np.rint(parts * np.array(scale)[:, None] + np.array(zero)[:, None]).astype(np.uint8)
+    with av.open(str(tmp_path / "v.mp4"), "w") as container:
+        stream = container.add_stream("libx264", rate=4, options={"qp": "0"})
+        stream.width, stream.height, stream.pix_fmt = 32, 16, "yuv444p"
+        stream.codec_context.colorspace, stream.codec_context.color_range = space, 2 if full else 1
+        planes = np.ascontiguousarray(stored.repeat(16, 1)[:, None].repeat(16, 1))
+        frame = av.VideoFrame.from_ndarray(planes, format="yuv444p")
+        frame.colorspace, frame.color_range = space, 2 if full else 1
+        container.mux(stream.encode(frame))
+        container.mux(stream.encode())
+    seen = read_video(Video(tmp_path / "v.mp4", 1)).pixels[0, 8, [4, 28]]
+    assert np.abs(seen.astype(int) - colours).max() <= 3
 
 
 @pytest.mark.parametrize(

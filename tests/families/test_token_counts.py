@@ -16,6 +16,7 @@ from processors import processor_of
 from test_matrix import gradual
 from toys import IMAGE, VIDEO, model_of
 
+from vtr_ray.errors import InputError
 from vtr_ray.evaluation.benchmarks.evaluator import BenchmarkEvaluator
 from vtr_ray.evaluation.evaluator import Evaluator
 from vtr_ray.evaluation.samples import Sample, SampleSet, Video
@@ -180,3 +181,49 @@ def test_placeholders_that_a_user_typed_are_no_images(name: str) -> None:
     assert {scores[one.id] for one in samples} == {scores["plain"]}
     benchmark = BenchmarkEvaluator(model, processor, SampleSet((*samples, bad)), 8, cache=0)
     assert len(benchmark.evaluate(gradual(name))) == len(samples) + 1
+
+
+@pytest.mark.parametrize("batch", [1, 8])
+def test_an_image_that_the_processor_refuses_costs_its_sample(
+    batch: int, caplog: pytest.LogCaptureFixture
+) -> None:
+    model, processor = ready("qwen2.5-vl")
+    good = [Sample(f"{i}", "toy", png(SIZES[i % 6]), question(i), ("w10",)) for i in range(20)]
+    samples = SampleSet((*good[:7], Sample("banner", "toy", png((2, 500)), "w10", ("w11",)), *good[7:]))
+    evaluator = Evaluator(model, processor, samples, batch)
+    (line,) = [record.getMessage() for record in caplog.records if record.name.startswith("vtr_ray")]
+    assert "skipped 1 sample (banner: Qwen2_5_VLProcessor refuses its image of 2 x 500 pixels: " in line
+    assert evaluator.samples == SampleSet(tuple(good), evaluator.samples.skipped)
+    assert evaluator.num_samples == 20 and evaluator.describe()["samples"]["skipped"].keys() == {"banner"}
+    what = gradual("qwen2.5-vl")
+    plain = Evaluator(model, processor, SampleSet(tuple(good)), batch).evaluate(what)
+    assert evaluator.evaluate(what) == plain
+
+
+def test_too_many_refused_images_are_one_clear_line() -> None:
+    model, processor = ready("qwen2.5-vl")
+    samples = [Sample(f"{i}", "toy", png((2, 500) if i else (9, 9)), "w10", ("w11",)) for i in range(4)]
+    with pytest.raises(InputError, match=r"3 of 4 samples cannot be read, more than 5%.*1: Qwen2_5") as error:
+        Evaluator(model, processor, SampleSet(tuple(samples), where="f.json"))
+    assert "\n" not in str(error.value)
+
+
+def test_a_document_of_a_refused_image_is_answered_from_its_text(caplog: pytest.LogCaptureFixture) -> None:
+    model, processor = ready("qwen2.5-vl")
+    shown = [((16, 16),), ((2, 500),), ((40, 20), (16, 16)), ()]
+    samples = [
+        Sample(f"{i}", "toy", Noise(sizes), question(1), ("",), False, max_new_tokens=5)
+        for i, sizes in enumerate(shown)
+    ]
+    evaluator = BenchmarkEvaluator(model, processor, SampleSet(tuple(samples)), 4, cache=0)
+    what = gradual("qwen2.5-vl")
+    answers = {one.sample_id: one.answer for one in evaluator.evaluate(what)}
+    (line,) = [record.getMessage() for record in caplog.records if record.name.startswith("vtr_ray")]
+    assert line.startswith(
+        "1 is answered from its text alone: Qwen2_5_VLProcessor refuses its image of 2 x 500"
+    )
+    assert answers["1"] == answers["3"] and len(answers) == 4
+    assert {one.sample_id: one.answer for one in evaluator.evaluate(what)}["1"] == answers["3"]
+    counts = evaluator.token_counts()
+    assert counts[1] == counts[3] and counts[1][0] == 0 and counts[2][0] > counts[0][0] > 0
+    assert evaluator.alive("1", [what])["image"] is None

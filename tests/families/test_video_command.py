@@ -44,7 +44,7 @@ def test_a_search_over_videos_on_the_command_line(
         main(["gsearch", "--model", "model", *search, *common, "run"])
     out = capsys.readouterr().out
     assert stop.value.code == 0, out
-    assert "skipped 1 samples (0: no video" in out and "32 vision tokens, 19 search samples" in out
+    assert "skipped 1 sample (0: no video" in out and "32 vision tokens, 19 search samples" in out
     assert Schedule.load("run/schedule.json").num_layers == 5
     with pytest.raises(SystemExit) as stop:
         main(["gsearch", "--model", str(tiny_llava_dir), *common, "other"])

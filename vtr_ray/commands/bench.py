@@ -58,12 +58,16 @@ def bench(
     options: BenchOptions,
     json: Path | None,
     console: Console,
+    force: bool = False,
 ) -> dict[str, Any]:
-    """Prints the table; gives it as JSON content, and writes that to `json`."""
+    """Prints the table; gives it as JSON content, and writes that to `json`.
+
+    force: also times schedules that were found on another model.
+    """
     check_writable(json)
     config = read_config(embedded.checkpoint(model))
     tokens, images = sample.of(config)
-    named = read_schedules(schedules, config)
+    named = read_schedules(schedules, config, model, force)
     if len(named) == 1:
         layers = named[NO_REDUCTION].num_layers
         named["FastV 50 %"] = strategies.fastv(layers)

@@ -9,7 +9,7 @@ from typing import Any
 
 from vtr_ray import embedded, strategies
 from vtr_ray.commands.named import read_schedule
-from vtr_ray.efficiency.configs import read_config
+from vtr_ray.efficiency.configs import read_config, shapes
 from vtr_ray.efficiency.decoder import decoder_shape
 from vtr_ray.efficiency.flops import Convention, count_flops
 from vtr_ray.efficiency.memory import kv_bytes
@@ -50,14 +50,26 @@ def _picture(text: str) -> Picture:
     return Picture(height, width)
 
 
-def read_schedules(paths: Sequence[Path], config: Any) -> dict[str, Schedule]:
-    """Schedule files by name, no reduction first. Raises InputError for one of another length."""
-    layers = decoder_shape(config).layers
-    loaded = {path.stem if len(paths) == 1 else str(path): read_schedule(path) for path in paths}
+def read_schedules(
+    paths: Sequence[Path], config: Any, model: str, force: bool = False
+) -> dict[str, Schedule]:
+    """Schedule files by name, no reduction first, for a model as `read_config` takes it.
+
+    Raises InputError for one of another length; without `force` for one that was found on another model.
+    """
+    layers, weights = decoder_shape(config).layers, with_weights(model)
+    loaded = {
+        path.stem if len(paths) == 1 else str(path): read_schedule(path, weights, force) for path in paths
+    }
     for path, schedule in loaded.items():
         if schedule.num_layers != layers:
             raise InputError(f"{path} has {schedule.num_layers} layers, the model {layers}.")
     return {NO_REDUCTION: strategies.none(layers)} | loaded
+
+
+def with_weights(model: str) -> str | None:
+    """The model; None where it is a shape or a configuration, on which no schedule can be found."""
+    return None if model in shapes() or Path(model).is_file() else model
 
 
 def check_writable(path: Path | None) -> None:

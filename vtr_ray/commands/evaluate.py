@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -11,6 +11,7 @@ from typing import Any
 from rich.console import Console
 
 from vtr_ray.commands.inputs import DataOptions, ModelOptions, PoolOptions, Samples, evaluated
+from vtr_ray.commands.labelling import with_labels
 from vtr_ray.commands.named import (
     CONTROL,
     Given,
@@ -76,11 +77,12 @@ def evaluate(
     named: StrategyOptions = StrategyOptions(),
     decode: DecodeReduction | None = None,
     suite: SuiteOptions | None = None,
+    force: bool = False,
 ) -> list[Row]:
     """Prints the comparison of schedule files and strategies on the held-out samples of `samples`.
 
     decode: a second table has the same schedules with it. Gives the rows of both. suite: benchmarks instead
-    of samples; gives no rows.
+    of samples; gives no rows. force: also evaluates schedules that were found on another model.
     """
     if not schedules and not named.names:
         raise InputError("nothing to evaluate; give schedule files, or --strategy fastv")
@@ -90,9 +92,12 @@ def evaluate(
     if suite is not None:
         if decode is not None or named.find_k:
             raise InputError("--decode-every and --find-k go with --samples or --task, not with --suite")
-        evaluate_suite(_given(schedules, named, layers), model, suite, pool_options, console)
+        if samples.labels == "self":
+            raise InputError("--labels self goes with --samples or --task; benchmarks have their answers")
+        given = _given(schedules, named, layers, model.model, force)
+        evaluate_suite(given, model, suite, pool_options, console)
         return []
-    loaded = _files(schedules, named.names)
+    loaded = _files(schedules, named.names, model.model, force)
     for path, schedule in loaded.items():
         if schedule.num_layers != layers:
             raise InputError(
@@ -112,22 +117,24 @@ def evaluate(
     check_comparable(data.set)
     if named.controls:
         loaded = _with_controls(loaded, named.seed)
-    answering = Samples(data.set, partial(with_answers, data.load))
     say = partial(console.print, soft_wrap=True, highlight=False, markup=False)
-    with connected(), pool_options.open(model, answering, "evaluate", say=say) as pool:
-        if named.find_k:
-            _add(loaded, _searched_vtw(pool, console))
-        baseline: list[Outcome] = []
-        with comparing(console) as on_row:
-            rows = compare_schedules(pool, loaded, on_row, baseline)
-        asked = evaluated(data, pool)
+    with connected():
+        data = with_labels(data, model, pool_options, None, say)
+        answering = replace(data, load=partial(with_answers, data.load))
+        with pool_options.open(model, answering, "evaluate", say=say) as pool:
+            if named.find_k:
+                _add(loaded, _searched_vtw(pool, console))
+            baseline: list[Outcome] = []
+            with comparing(console, data.set.labels) as on_row:
+                rows = compare_schedules(pool, loaded, on_row, baseline)
+            asked = evaluated(data, pool)
     _print(console, rows, asked)
     if decode is None:
         return rows
     with (
         connected(),
         pool_options.open(model, data, "evaluate", decode, say=say) as pool,
-        comparing(console) as on_row,
+        comparing(console, data.set.labels) as on_row,
     ):
         decoded = compare_schedules(pool, loaded, on_row, baseline)
     title = (
@@ -137,20 +144,22 @@ def evaluate(
     return rows + decoded
 
 
-def _files(paths: Sequence[Path], names: Sequence[str]) -> dict[str, Schedule]:
+def _files(paths: Sequence[Path], names: Sequence[str], model: str, force: bool) -> dict[str, Schedule]:
     """Schedules by their files' names, the short one of a single file unless another row has it."""
     short = {path: path.stem for path in paths if len(paths) == 1 and path.stem not in (*names, NO_REDUCTION)}
     loaded: dict[str, Schedule] = {}
     for path in dict.fromkeys(paths):
-        _add(loaded, {short.get(path, str(path)): read_schedule(path)})
+        _add(loaded, {short.get(path, str(path)): read_schedule(path, model, force)})
     return loaded
 
 
-def _given(paths: Sequence[Path], named: StrategyOptions, layers: int) -> dict[str, Given]:
+def _given(
+    paths: Sequence[Path], named: StrategyOptions, layers: int, model: str, force: bool
+) -> dict[str, Given]:
     """Schedules and strategies by the names that tables have of them, each followed by its controls."""
     found: dict[str, Given] = {}
     for path in dict.fromkeys(paths):
-        given = given_schedule(path)
+        given = given_schedule(path, model, force)
         if given.schedule.num_layers != layers:
             raise InputError(
                 f"{path} has {given.schedule.num_layers} layers, the model {layers}; search one for it"
@@ -177,8 +186,9 @@ def _add(loaded: dict[str, Schedule], more: Mapping[str, Schedule]) -> None:
 
 
 def _print(console: Console, rows: list[Row], samples: Samples, title: str = "") -> None:
-    console.print(comparison_table(rows, len(samples.set), title))
-    console.print(sources_table(rows))
+    labels = samples.set.labels
+    console.print(comparison_table(rows, len(samples.set), title, labels=labels))
+    console.print(sources_table(rows, labels))
     for task in figure_tasks(samples.set):
         own = [sample for sample in samples.set if sample.source == task]
         known = {sample.id for sample in own}

@@ -8,12 +8,17 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from typing import Any
+
+import ray
 
 from vtr_ray import embedded
 from vtr_ray.errors import InputError
 from vtr_ray.evaluation.documents import find_documents, load_documents
 from vtr_ray.evaluation.evaluator import Evaluator, EvaluatorSpec
+from vtr_ray.evaluation.labels import LIMIT, Labels, labelled, unlabelled
 from vtr_ray.evaluation.llava import load_llava
+from vtr_ray.evaluation.plain import check_answers, load_unanswered
 from vtr_ray.evaluation.pool import EvaluatorPool, check_shares
 from vtr_ray.evaluation.prefix_cache import parse_size
 from vtr_ray.evaluation.samples import FRAMES, SampleSet, Skipped
@@ -60,10 +65,22 @@ class ModelOptions:
 
 @dataclass(frozen=True)
 class Samples:
-    """A sample set, and how an actor loads it itself: Ray cannot restart an actor with large arguments."""
+    """A sample set, and how an actor loads it itself: Ray cannot restart an actor with large arguments.
+
+    label_tokens: tokens of a label at most, where the model's own answers are the targets; None: the samples
+    have answers. labels: these targets, once they are written (`commands.labelling`); `set` then has them.
+    """
 
     set: SampleSet
     load: Callable[[], SampleSet]
+    label_tokens: int | None = None
+    labels: Labels | None = None
+
+    def loader(self) -> Callable[[], SampleSet]:
+        """What an actor calls; labels travel through Ray's object store, and Ray must be connected."""
+        if self.labels is None:
+            return self.load
+        return partial(labelled, self.load, partial(ray.get, ray.put(self.labels)))
 
 
 def evaluated(samples: Samples, pool: EvaluatorPool) -> Samples:
@@ -109,7 +126,7 @@ class PoolOptions:
             on_every_node(partial(fetch_model, model.path), gpus=gpus > 0)
         factory = EvaluatorSpec(
             model=str(Path(model.path).absolute()) if there else model.path,  # actors run elsewhere
-            samples=samples.load,
+            samples=samples.loader(),
             batch_size=model.batch,
             dtype=model.dtype,
             attn=model.attn,
@@ -150,6 +167,10 @@ class DataOptions:
 
     None of both: the embedded model's own splits. include: folder of a user's task YAMLs. score: the tasks'
     metric that counts.
+
+    labels: "given" with the samples, or "self": the untouched model's own greedy answers, cut after
+    `label_tokens` tokens. Samples then need no answers, and may be a folder of images or a list of images and
+    questions. question: of those that have none of their own.
     """
 
     samples: Path | None = None
@@ -160,6 +181,28 @@ class DataOptions:
     test_tasks: tuple[str, ...] = ()
     include: Path | None = None
     score: str | None = None
+    labels: str = "given"
+    label_tokens: int = LIMIT
+    question: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.labels not in ("given", "self"):
+            raise InputError(f"--labels is {self.labels!r}; use given or self")
+        if self.label_tokens < 1:
+            raise InputError(f"--label-tokens is {self.label_tokens}; a label has at least one token")
+        if self.question is not None and (self.labels != "self" or not (self.samples or self.test)):
+            raise InputError(
+                "--question is for samples without questions; give --samples FOLDER --labels self with it"
+            )
+        if self.labels == "self" and self.score is not None:
+            raise InputError("--score and --labels self both say what is right; give one of them")
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """What the settings of a search say of its labels: nothing where they are given."""
+        if self.labels == "given":
+            return {}
+        return {"labels": self.labels, "label_tokens": self.label_tokens}
 
     def search_samples(self, model: ModelOptions) -> Samples:
         """The search split: a LLaVA-format file, tasks, or the embedded one."""
@@ -188,9 +231,14 @@ class DataOptions:
             raise InputError("--include-path and --score are for lmms-eval tasks; name one with --task")
         if file is not None:
             folder = None if images is None else images.absolute()
-            return _loaded(partial(load_llava, file.absolute(), folder, model.frames))
+            if self.labels == "self":
+                return self._loaded(
+                    partial(load_unanswered, file.absolute(), folder, model.frames, self.question)
+                )
+            check_answers(file)
+            return self._loaded(partial(load_llava, file.absolute(), folder, model.frames))
         if tasks:
-            return _loaded(
+            return self._loaded(
                 partial(load_documents, find_documents(tasks, self.include), self.score, model.frames)
             )
         if not model.embedded:
@@ -198,8 +246,10 @@ class DataOptions:
                 f"a model of your own needs samples: give {name} FILE.json and --images DIR, or "
                 f"--{kind}task NAME"
             )
-        return _loaded(partial(load_tasks, ours(), embedded.TASKS_FOLDER))
+        return self._loaded(partial(load_tasks, ours(), embedded.TASKS_FOLDER))
 
-
-def _loaded(load: Callable[[], SampleSet]) -> Samples:
-    return Samples(load(), load)
+    def _loaded(self, load: Callable[[], SampleSet]) -> Samples:
+        if self.labels == "given":
+            return Samples(load(), load)
+        load = partial(unlabelled, load, self.label_tokens)
+        return Samples(load(), load, self.label_tokens)

@@ -10,6 +10,7 @@ from typing import Any
 
 from vtr_ray import strategies
 from vtr_ray.errors import InputError
+from vtr_ray.provenance import check_model
 from vtr_ray.schedule import Schedule
 from vtr_ray.store import REGISTERED, default_uri
 from vtr_ray.tuning.directory import SCHEDULE, SEARCH
@@ -65,17 +66,26 @@ class Given:
     search: str | None = None
 
 
-def read_schedule(text: str | Path) -> Schedule:
+def read_schedule(text: str | Path, model: str | None = None, force: bool = False) -> Schedule:
     """The schedule of a file, of a run directory, or at `mlflow:NAME@ALIAS` in MLflow's registry.
 
+    model: the model it is for, as the command line names it; None: of no model, or of any.
+
     Raises:
-        InputError: none of these.
+        InputError: none of these; without `force` a schedule that was found on another model than `model`.
     """
-    return given_schedule(text).schedule
+    return given_schedule(text, model, force).schedule
 
 
-def given_schedule(text: str | Path) -> Given:
+def given_schedule(text: str | Path, model: str | None = None, force: bool = False) -> Given:
     """As `read_schedule`, with the run directory that the schedule lies in."""
+    given = _given(text)
+    if model is not None:
+        check_model(given.schedule, str(text), model, force)
+    return given
+
+
+def _given(text: str | Path) -> Given:
     if str(text).startswith(REGISTERED):
         from vtr_ray.commands.searching import home
         from vtr_ray.tracking import registered_schedule
@@ -93,7 +103,7 @@ def given_schedule(text: str | Path) -> Given:
     return Given(found, str(path.parent.absolute()) if path.name == SCHEDULE and search.is_file() else None)
 
 
-def schedule_of(text: str, num_layers: int) -> Schedule:
+def schedule_of(text: str, num_layers: int, model: str | None = None, force: bool = False) -> Schedule:
     """The schedule of a strategy as `named_schedule` takes it, or as `read_schedule` does.
 
     Raises:
@@ -106,7 +116,7 @@ def schedule_of(text: str, num_layers: int) -> Schedule:
         raise InputError(
             f"{text!r} is no strategy ({', '.join(_MAKERS)}) and no schedule file; write fastv:0.875"
         )
-    schedule = read_schedule(text)
+    schedule = read_schedule(text, model, force)
     if schedule.num_layers != num_layers:
         raise InputError(
             f"{text} has {schedule.num_layers} layers, the model {num_layers}; search one for it"

@@ -23,7 +23,12 @@ Cache = Annotated[
 MaxPixels = Annotated[int | None, Option(min=1, help="shrink larger images and frames to this many pixels")]
 Frames = Annotated[int, Option(min=1, help="frames of a video, spread evenly over it")]
 
-Samples = Annotated[Path | None, Option(help="search samples, LLaVA-format JSON")]
+Samples = Annotated[
+    Path | None,
+    Option(
+        help="search samples: LLaVA-format JSON; with --labels self also a folder of images, or a JSON list"
+    ),
+]
 Images = Annotated[
     Path | None, Option(help="folder of the images and videos; default: the folder of the JSON")
 ]
@@ -39,6 +44,20 @@ IncludePath = Annotated[
     Path | None, Option("--include-path", help="folder of lmms-eval task YAMLs of your own")
 ]
 Score = Annotated[str | None, Option(help="the tasks' metric that is E, where they have several")]
+Labels = Annotated[
+    str,
+    Option(
+        help="given: the samples' answers; self: the model's own answers without reduction, so that E is "
+        "agreement with them"
+    ),
+]
+LabelTokens = Annotated[int, Option(min=1, help="with --labels self: tokens of a label at most")]
+Question = Annotated[
+    str | None, Option(help="with --labels self: asked of images that have no question of their own")
+]
+Force = Annotated[
+    bool, Option("--force", help="also take schedules that were found on another model, or on other weights")
+]
 
 Actors = Annotated[int, Option(min=1, help="evaluator actors that share each trial")]
 Cpus = Annotated[float | None, Option("--cpus-per-actor", help="default: an even share")]

@@ -18,6 +18,7 @@ from vtr_ray.commands.searching import RunOptions, SearchJob
 from vtr_ray.efficiency.times import untold
 from vtr_ray.errors import InputError
 from vtr_ray.evaluation.untouched import Needed
+from vtr_ray.provenance import with_provenance
 from vtr_ray.report.comparison import rivals
 from vtr_ray.report.front import FrontPoint, Rival, draw_front, front_table, volume_table
 from vtr_ray.schedule import Schedule
@@ -144,14 +145,15 @@ def pareto(
             )
             front = _front(search, pool, limits)
             chosen = limits.choose(search, front)
-            _save_front(search, front, chosen, limits, job)
+            source = job.provenance(pool)
+            _save_front(search, front, chosen, limits, job, source)
             rows, left_out = [], {}
             if chosen is None:
                 (job.out / SCHEDULE).unlink(
                     missing_ok=True
                 )  # no schedule is better than one that breaks a limit
             else:
-                chosen.schedule.save(job.out / SCHEDULE)
+                _with_provenance(search, chosen.schedule, chosen.score, source).save(job.out / SCHEDULE)
                 found = replace(found, schedule=chosen.schedule, score=chosen.score)
                 others = rivals(chosen.schedule, search_options.seed)
                 left_out = others.left_out
@@ -160,7 +162,7 @@ def pareto(
         tracker.notify()
         job.show(rows, left_out)
     own = sum(1 for result in search.trials if result.strategy is None)
-    job.console.print(front_table(front, chosen.id if chosen else None))
+    job.console.print(front_table(front, chosen.id if chosen else None, job.labels))
     job.console.print(volume_table(own, search.hypervolume, _rivals(search)))
     if chosen is not None:
         job.say_found(found, cost)
@@ -209,19 +211,27 @@ def _point(search: ParetoSearch, result: TrialResult) -> tuple[float, float]:
     return search.cost(result.schedule) / 1e12, result.score or 0.0
 
 
+def _with_provenance(
+    search: ParetoSearch, schedule: Schedule, score: float | None, source: Mapping[str, Any]
+) -> Schedule:
+    return with_provenance(schedule, source, score, search.unreduced_score)
+
+
 def _save_front(
     search: ParetoSearch,
     front: Sequence[FrontPoint],
     chosen: TrialResult | None,
     limits: Limits,
     job: SearchJob,
+    source: Mapping[str, Any],
 ) -> None:
     """`front/NN.json`, the figure, and `front.json` last."""
     temporary, folder = job.out / f".front.{os.getpid()}", job.out / "front"
     shutil.rmtree(temporary, ignore_errors=True)
     temporary.mkdir()
     for point in front:
-        point.schedule.save(temporary / Path(point.file).name)
+        found = _with_provenance(search, point.schedule, point.score, source)
+        found.save(temporary / Path(point.file).name)
     shutil.rmtree(folder, ignore_errors=True)
     temporary.replace(folder)
     beside = _rivals(search)
@@ -236,6 +246,7 @@ def _save_front(
     picked = None if chosen is None else next(point.file for point in front if point.trial == chosen.id)
     content = {
         "samples": len(job.samples.set),
+        "labels": job.labels,
         "E_no_reduction": search.unreduced_score,
         "front": [point.to_dict() for point in front],
         "prefill_not_told_apart": untold({point.file: point.cost.prefill for point in front}),

@@ -83,14 +83,18 @@ def plan(
     layers: bool,
     json: Path | None,
     console: Console,
+    force: bool = False,
 ) -> dict[str, Any]:
-    """Prints the plan; gives it as JSON content, and writes that to `json`."""
+    """Prints the plan; gives it as JSON content, and writes that to `json`.
+
+    force: also of schedules that were found on another model.
+    """
     if dtype not in _BYTES:
         raise InputError(f"dtype is {dtype!r}; use {', '.join(_BYTES)}.")
     check_writable(json)
     config = read_config(embedded.checkpoint(model))
     tokens, images = sample.of(config)
-    named = read_schedules(schedules, config)
+    named = read_schedules(schedules, config, model, force)
     count = named[NO_REDUCTION].num_layers
     # Its own check of every number.
     GSearch(count, max(1, tokens), search.stride, search.initial, search.iterations)

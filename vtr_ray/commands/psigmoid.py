@@ -37,7 +37,7 @@ class PSigmoidOptions:
     """Settings of the searches; see `vtr_ray.search.PSigmoidSearch`.
 
     budgets: mean keeping rates over layers 3..L. matches: strategies (`fastv:0.875`) or schedule files whose
-    FLOPs are met.
+    FLOPs are met. force: also of schedule files that were found on another model.
     """
 
     budgets: tuple[float, ...] = ()
@@ -47,6 +47,7 @@ class PSigmoidOptions:
     iterations: int = 15
     seed: int = 0
     round_size: int = 1
+    force: bool = False
 
     def search(self, num_layers: int, vision_tokens: int, budget: float | Sequence[float]) -> PSigmoidSearch:
         """A fresh search. Raises InputError: a number out of its range."""
@@ -72,12 +73,13 @@ class Goal:
     match: Schedule | None = None
 
 
-def goals_of(options: PSigmoidOptions, num_layers: int) -> list[Goal]:
-    """Budgets, then matches. Raises InputError: none, one twice, what is no strategy and no schedule."""
+def goals_of(options: PSigmoidOptions, num_layers: int, model: str | None = None) -> list[Goal]:
+    """Budgets, then matches. Raises InputError: none, one twice, what is no strategy and no schedule, a
+    schedule that was found on another model than `model`."""
     goals = [Goal(f"budget-{budget:g}", f"b = {budget:g}", budget) for budget in options.budgets]
     for text in options.matches:
         name = "match-" + re.sub(r"[^A-Za-z0-9._=-]+", "-", text).strip("-")
-        goals.append(Goal(name, text, match=schedule_of(text, num_layers)))
+        goals.append(Goal(name, text, match=schedule_of(text, num_layers, model, options.force)))
     if not goals:
         raise InputError("nothing to search for; give --budget 0.116 or --match fastv:0.875")
     for number, goal in enumerate(goals):
@@ -100,7 +102,7 @@ def psigmoid(
     def check(out: Path) -> None:
         _check_directory(out, run.resume)
         layers = model.num_layers()
-        goals.extend(goals_of(options, layers))
+        goals.extend(goals_of(options, layers, model.model))
         for budget in options.budgets or (0.5,):
             options.search(layers, 1, budget)
 
@@ -160,7 +162,7 @@ def psigmoid(
             job.record(found[goal], costs, own, values, files, others[goal].left_out)
             tracker.notify()
         job.show(rows, left_out)
-        console.print(budgets_table(lines))
+        console.print(budgets_table(lines, job.labels))
     job.say(
         f"{len(goals)} searches in {job.minutes:.1f} minutes.",
         *(f"Schedule:   {job.out / goal.name / 'schedule.json'}" for goal in goals),

@@ -18,6 +18,7 @@ from rich.table import Table
 
 from vtr_ray import strategies
 from vtr_ray.commands.inputs import DataOptions, ModelOptions, PoolOptions, evaluated
+from vtr_ray.commands.labelling import with_labels
 from vtr_ray.efficiency import MeanCost
 from vtr_ray.efficiency.flops import Convention
 from vtr_ray.efficiency.times import untold
@@ -26,10 +27,11 @@ from vtr_ray.errors import InputError
 from vtr_ray.evaluation.dealing import TooManyLosses
 from vtr_ray.evaluation.outcome import too_many_without_answer
 from vtr_ray.evaluation.pool import EvaluatorPool
-from vtr_ray.evaluation.samples import skipped_line
+from vtr_ray.evaluation.samples import AGREEMENT, skipped_line
 from vtr_ray.evaluation.statistics import check_comparable
 from vtr_ray.evaluation.untouched import Needed, refusal
 from vtr_ray.models import load_config
+from vtr_ray.provenance import provenance
 from vtr_ray.report.claims import MARGIN
 from vtr_ray.report.comparison import (
     TFLOPS,
@@ -39,6 +41,7 @@ from vtr_ray.report.comparison import (
     comparison_table,
     convention_words,
     found_lines,
+    score_name,
     sources_table,
 )
 from vtr_ray.report.curve import draw_curve
@@ -160,7 +163,7 @@ class SearchJob:
         self.command, self.title, self.model = command, title, model
         self.run, self.console, self.convention = run, console, convention
         self._said = ""
-        self._began, self._pool = time.monotonic(), pool
+        self._began, self._pool, self._data = time.monotonic(), pool, data
         self.out = run_directory(run, command)
         if check is not None:
             check(self.out)
@@ -182,7 +185,13 @@ class SearchJob:
         return Tracker(out, self.uri, name=name, warn=lambda text: self.console.print(text, soft_wrap=True))
 
     def open(self) -> EvaluatorPool:
-        """The actors with the search samples, of which they may skip some. Ray must be connected."""
+        """The actors with the search samples, of which they may skip some. Ray must be connected.
+
+        Where the model's own answers are the labels, they are written first, of both sample sets.
+        """
+        self.samples = with_labels(self.samples, self.model, self._pool, self.out, self.say)
+        if self.test is not None:
+            self.test = with_labels(self.test, self.model, self._pool, self.out, self.say)
         pool = self._pool.open(self.model, self.samples, self.out.name, say=self.say)
         self.samples = evaluated(self.samples, pool)
         return pool
@@ -251,6 +260,7 @@ class SearchJob:
                 "dtype": self.model.dtype,
                 "attn": self.model.attn,
                 "max_pixels": self.model.max_pixels,
+                **self._data.parameters,
                 **parameters,
             },
             seed=seed,
@@ -266,7 +276,8 @@ class SearchJob:
         if words != self._said:  # once for all searches of the job
             self.say(words)
             self._said = words
-        with Display(self.console, columns, flops, unit) as display:
+        score = "E" if self.labels == "given" else "E (agreement)"
+        with Display(self.console, columns, flops, unit, score) as display:
             return run_search(
                 search,
                 pool,
@@ -277,7 +288,17 @@ class SearchJob:
                 tracker=tracker,
                 cost=cost,
                 save=save,
+                found=self.provenance(pool),
             )
+
+    def provenance(self, pool: Any) -> dict[str, Any]:
+        """What a schedule that this search finds says of where it was found, but for its E."""
+        return provenance(self.command, self.model.model, pool.vision_tokens, self.samples.set)
+
+    @property
+    def labels(self) -> str:
+        """ "given", or "self": E is agreement with the model's own answers."""
+        return self._data.labels
 
     def compare(
         self, pool: EvaluatorPool, schedules: Mapping[str, Schedule], found: Mapping[str, str] | None = None
@@ -300,7 +321,7 @@ class SearchJob:
             return self._compared(held_out, schedules, found)
 
     def _compared(self, pool: Any, schedules: Mapping[str, Schedule], found: Mapping[str, str]) -> list[Row]:
-        with comparing(self.console) as on_row:
+        with comparing(self.console, self.labels) as on_row:
             return compare_schedules(pool, schedules, on_row=on_row, found=found)
 
     def record(
@@ -331,6 +352,7 @@ class SearchJob:
         if rows:
             table = {
                 "samples": self.compared_on,
+                "labels": self.labels,
                 "found": rows[1].name,
                 "left_out": dict(left_out or {}),
                 "prefill_not_told_apart": untold({row.name: row.cost.prefill for row in rows}),
@@ -340,11 +362,12 @@ class SearchJob:
             files.append(found.path / "comparison.json")
             timed = {"prefill_ms": rows[1].cost.prefill, "prefill_ms_no_reduction": rows[0].cost.prefill}
             values |= {name: 1000 * one.median for name, one in timed.items() if one is not None}
-            values |= {f"accuracy/{row.name}": row.accuracy for row in rows}
+            score = score_name(self.labels)
+            values |= {f"{score}/{row.name}": row.accuracy for row in rows}
             for row in rows:
                 if row.interval is not None:
                     ends = zip(("low", "high"), row.interval, strict=True)
-                    values |= {f"accuracy/{row.name}_{end}": value for end, value in ends}
+                    values |= {f"{score}/{row.name}_{end}": value for end, value in ends}
         record_results(found.path, values, [*files, *artifacts])
 
     @property
@@ -357,15 +380,18 @@ class SearchJob:
         if rows:
             self.console.print(self._table(rows))
             self.say(*comparison_lines(rows, self.title, left_out))
-            self.console.print(sources_table(rows))
+            self.console.print(sources_table(rows, self.labels))
 
     def _table(self, rows: Sequence[Row]) -> Table:
-        return comparison_table(rows, self.compared_on, found=self.title, convention=self.convention)
+        return comparison_table(
+            rows, self.compared_on, found=self.title, convention=self.convention, labels=self.labels
+        )
 
     def say_found(self, found: Found, cost: Callable[[Schedule], Mapping[str, float]]) -> None:
         """The line that sums up one search, and where its files are."""
         before = "" if found.score_before is None else f" (no reduction: {found.score_before:.4f})"
-        score = "" if found.score is None else f", E {found.score:.4f}{before}"
+        meaning = "" if self.labels == "given" else f" ({AGREEMENT})"
+        score = "" if found.score is None else f", E {found.score:.4f}{before}{meaning}"
         none, flops = strategies.none(found.schedule.num_layers), TFLOPS[self.convention]
         own, whole = cost(found.schedule), cost(none)
         unit = flops_unit([whole[flops]])

@@ -8,8 +8,9 @@ from rich.bar import Bar
 from rich.console import Console
 from rich.table import Table
 
-from vtr_ray.commands.costs import cost_lines
+from vtr_ray.commands.costs import cost_lines, with_weights
 from vtr_ray.commands.named import read_schedule
+from vtr_ray.provenance import found_line
 from vtr_ray.report.curve import draw_curve
 from vtr_ray.search.fit import fit_p_sigmoid
 
@@ -22,12 +23,19 @@ def show(
     fit: bool,
     figure: Path | None,
     console: Console,
+    force: bool = False,
 ) -> None:
-    """Prints ranking, memory cost, rates and their curve; on request counts, FLOPs, a fit, a figure."""
-    loaded = read_schedule(path)
+    """Prints ranking, memory cost, where it was found, rates and their curve; on request counts, FLOPs, a
+    fit, a figure.
+
+    force: also counts FLOPs of a schedule that was found on another model.
+    """
+    loaded = read_schedule(path, None if model is None else with_weights(model), force)
     console.print(
         f"{loaded.num_layers} layers, memory cost {loaded.memory_cost:.3f}, {loaded.ranking} ranking"
     )
+    if loaded.found is not None:
+        console.print(found_line(loaded.found), highlight=False, soft_wrap=True, markup=False)
     table = Table(box=None)
     counts = loaded.counts(tokens) if tokens is not None else []
     fitted = fit_p_sigmoid(loaded) if fit else None

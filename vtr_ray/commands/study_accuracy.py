@@ -10,7 +10,7 @@ from typing import Any
 
 from vtr_ray import strategies
 from vtr_ray.commands.inputs import ModelOptions
-from vtr_ray.commands.named import Given, given_schedule
+from vtr_ray.commands.named import Given
 from vtr_ray.commands.study_job import Job, settings_of
 from vtr_ray.commands.study_searches import controls, one_cut, p_sigmoid, runs_in
 from vtr_ray.commands.suite import SuiteOptions, evaluate_suite
@@ -33,7 +33,7 @@ def trade_off(job: Job) -> Finding:
     found = p_sigmoid(job, job.options.drops)
     given: dict[str, Given] = {}
     for drop, run in found.items():
-        ours = given_schedule(run)
+        ours = job.given(run)
         fastv = strategies.fastv(layers, drop)
         given[_row(tradeoff.OURS, drop)] = ours
         given[_row("FastV", drop)] = Given(fastv)
@@ -92,7 +92,7 @@ def _own_runs(job: Job) -> dict[str, tuple[Path, Schedule]]:
         model = str(settings_of(run, "gsearch").parameters["model"])
         if model in found:
             raise InputError(f"{run} and {found[model][0]} are both of {model}; name one run a model")
-        found[model] = run, given_schedule(run).schedule
+        found[model] = run, job.given(run, model).schedule
     return found
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 from vtr_ray import strategies
 from vtr_ray.commands.bench import environment
-from vtr_ray.commands.named import given_schedule, schedule_of
+from vtr_ray.commands.named import schedule_of
 from vtr_ray.commands.study_job import Job
 from vtr_ray.commands.study_searches import fixed, g_search, matching, named, one_cut
 from vtr_ray.efficiency import count_flops
@@ -84,13 +84,13 @@ def _searched(job: Job, layers: int) -> tuple[dict[str, Schedule], list[str]]:
     for command, name in (("gsearch", G_SEARCH), ("psigmoid", P_SIGMOID)):
         for run, settings in named(job, command, job.model.model):
             if command == "gsearch" or settings.parameters["match"] == matching(DROP):
-                found.setdefault(name, given_schedule(run).schedule)
+                found.setdefault(name, job.given(run).schedule)
     for path in files:
         if path.stem in (*found, NONE, *fixed(layers), fastv_name(DROP)):
             raise InputError(f"{path} is the second schedule called {path.stem}; rename it")
-        found[path.stem] = schedule_of(str(path), layers)
+        found[path.stem] = schedule_of(str(path), layers, job.model.model, job.options.force)
     if not found:
-        found[G_SEARCH] = given_schedule(g_search(job)).schedule
+        found[G_SEARCH] = job.given(g_search(job)).schedule
     ways = {G_SEARCH: "vtr-ray gsearch", P_SIGMOID: f"vtr-ray psigmoid --match {matching(DROP)}"}
     missing = [
         f"{name} is not timed: name a run of `{way}` on {job.model.model}."

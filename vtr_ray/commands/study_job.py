@@ -9,6 +9,7 @@ from rich.console import Console
 
 from vtr_ray import embedded
 from vtr_ray.commands.inputs import DataOptions, ModelOptions, PoolOptions
+from vtr_ray.commands.named import Given, given_schedule
 from vtr_ray.errors import InputError
 from vtr_ray.studies.tradeoff import DROPS
 from vtr_ray.tuning.directory import SEARCH, Settings, read_settings
@@ -22,7 +23,8 @@ class StudyOptions:
     count: samples whose scores are read. suite, limit: of benchmarks, where accuracies are compared; no suite
     is `Job.suite`'s. iterations: of each P-Sigmoid search, after 10 initial points. drops: of FastV, whose
     FLOPs P-Sigmoid is given. steps, tuning_steps: of trainings from the start and from the shipped weights.
-    repeats: of timings. timed_batch: samples of a timed prefill; the paper's is one.
+    repeats: of timings. timed_batch: samples of a timed prefill; the paper's is one. force: also uses what
+    was found on another model than the one that it is used on, or before its weights changed.
     """
 
     runs: tuple[Path, ...] = ()
@@ -36,6 +38,7 @@ class StudyOptions:
     tuning_steps: int = 100
     repeats: int = 15
     timed_batch: int = 1
+    force: bool = False
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,10 @@ class Job:
         if moving:
             return (f"vtr_{embedded.VIDEO_TASKS[0]}",) if self.model.embedded else ("video",)
         return ("embedded",) if self.model.embedded else ("paper",)
+
+    def given(self, run: Path, model: str | None = None) -> Given:
+        """What a run found, to be used on a model; default: the study's. Raises InputError: another's."""
+        return given_schedule(run, model or self.model.model, self.options.force)
 
     def say(self, line: str) -> None:
         """Prints a line as it is."""

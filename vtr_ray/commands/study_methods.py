@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from vtr_ray.commands.named import given_schedule
 from vtr_ray.commands.study_accuracy import difference_of, evaluated
 from vtr_ray.commands.study_job import Job
 from vtr_ray.commands.study_searches import (
@@ -26,7 +25,7 @@ def every_benchmark(job: Job) -> Finding:
     given = first_scenario(job)
     for run, settings in named(job, "psigmoid", job.model.model):
         goal = settings.parameters["match"] or f"b = {settings.parameters['budget']:g}"
-        name, found = f"{P_SIGMOID}, {goal}", given_schedule(run)
+        name, found = f"{P_SIGMOID}, {goal}", job.given(run)
         given |= {name: found, **one_cut(job, cut_of(name), found.schedule)}
     content = evaluated(job, given, "evaluation", job.model)
     searched = [name for name in content["strategies"] if methods.is_searched(name)]

@@ -8,7 +8,7 @@ from pathlib import Path
 
 from vtr_ray import strategies
 from vtr_ray.commands import gsearch, psigmoid
-from vtr_ray.commands.named import Given, given_schedule
+from vtr_ray.commands.named import Given
 from vtr_ray.commands.searching import RunOptions
 from vtr_ray.commands.study_job import Job
 from vtr_ray.errors import InputError
@@ -118,13 +118,13 @@ def controls(job: Job, found: Schedule) -> dict[str, Given]:
 
 def first_scenario(job: Job) -> dict[str, Given]:
     """Table 1's methods: the fixed ones, G-Search and its controls."""
-    found = given_schedule(g_search(job))
+    found = job.given(g_search(job))
     return {**fixed(job.model.num_layers()), G_SEARCH: found, **controls(job, found.schedule)}
 
 
 def second_scenario(job: Job) -> dict[str, Given]:
     """Tables 3 and 9: FastV at `DROP`, P-Sigmoid at its FLOPs and that one's one cut."""
-    found = given_schedule(p_sigmoid(job, [DROP])[DROP])
+    found = job.given(p_sigmoid(job, [DROP])[DROP])
     return {
         fastv_name(DROP): Given(strategies.fastv(job.model.num_layers(), DROP)),
         P_SIGMOID: found,

@@ -11,7 +11,7 @@ from pathlib import Path
 import torch
 
 from vtr_ray import embedded
-from vtr_ray.commands.named import Given, given_schedule
+from vtr_ray.commands.named import Given
 from vtr_ray.commands.study_accuracy import evaluated
 from vtr_ray.commands.study_job import Job
 from vtr_ray.commands.study_searches import g_search, p_sigmoid
@@ -38,8 +38,8 @@ def trained_with_reductions(job: Job) -> Finding:
             "or name a variant"
         )
     schedules = {
-        G_SEARCH: given_schedule(g_search(job)).schedule,
-        P_SIGMOID: given_schedule(p_sigmoid(job, [DROP])[DROP]).schedule,
+        G_SEARCH: job.given(g_search(job)).schedule,
+        P_SIGMOID: job.given(p_sigmoid(job, [DROP])[DROP]).schedule,
     }
     rows = [
         Trained(name, SHIPPED, "", accuracy)

@@ -21,6 +21,7 @@ from vtr_ray.efficiency.times import untold
 from vtr_ray.errors import InputError
 from vtr_ray.evaluation.benchmarks.answering import Answers, collect_answers
 from vtr_ray.evaluation.benchmarks.catalogue import benchmarks_of
+from vtr_ray.evaluation.benchmarks.content import versions
 from vtr_ray.evaluation.benchmarks.differences import differences
 from vtr_ray.evaluation.benchmarks.evaluator import BenchmarkEvaluator
 from vtr_ray.evaluation.benchmarks.loading import Chosen, choose, load_samples
@@ -100,7 +101,8 @@ def evaluate_suite(
         connected(),
         pool.open(model, source, "benchmarks", say=say, kind=BenchmarkEvaluator) as actors,
     ):
-        answers, lost = _answered(actors, chosen, schedules, responses, identity, len(samples), console)
+        decided_by = {**identity, "numerics": actors.call("numerics"), "versions": versions()}
+        answers, lost = _answered(actors, chosen, schedules, responses, decided_by, len(samples), console)
         figures = _judged(chosen, answers, console)
         costs = actors.call("costs", list(schedules.values()), new_tokens=5)
         shown = shown_samples(actors, chosen, schedules, answers, figures, options.shown)
@@ -199,7 +201,7 @@ def _answered(
 ) -> tuple[dict[str, Answers], dict[str, list[str]]]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("answers", total=count * len(schedules))
+        bar = progress.add_task("reading the documents", total=count * len(schedules))
 
         def on_answers(name: str, new: int) -> None:
             progress.update(bar, advance=new, description=name)

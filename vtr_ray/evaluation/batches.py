@@ -28,8 +28,8 @@ class Tensors:
         mask: int64 [batch, seq], 0 at padding, and positions: int64 [batch, seq] or [3, batch, seq].
     prompt, vision: bool [batch, seq]; target tokens are not prompt.
     targets: int64 [batch, longest target + 1], the tokens that the last places must yield, right-aligned,
-        end token (any of the model's, here the first) included, `IGNORED` before; zero columns where the
-        batch generates.
+        end token (any of the model's, here the first) included, `IGNORED` before; where a sample's target
+        has no end, `IGNORED` in the end token's place; zero columns where the batch generates.
     """
 
     inputs: Mapping[str, Any]
@@ -122,14 +122,14 @@ def build(
     model: nn.Module,
     processor: object,
     samples: Sequence[Sample],
-    targets: Sequence[Sequence[int]],
+    targets: Sequence[Sequence[int] | None],
     end_token: int,
     max_pixels: int | None = None,
     seen: Sequence[Seen] | None = None,
 ) -> Tensors:
     """Read, encode and project the images or videos of a batch and lay its rows out, on the model's device.
 
-    targets: a sample's target tokens; empty in batches that generate.
+    targets: a sample's target tokens, without the end token; None in batches that generate.
     max_pixels: larger images are shrunk to it.
     seen: what the samples show, where it was read before: all images, all videos, or none of either.
     Raises InputError where an image or a video cannot be read any more, Refused where the processor refuses.
@@ -153,22 +153,23 @@ def build(
     if seconds is not None:
         inputs["second_per_grid_ts"] = torch.as_tensor(seconds).to(device)
     rows = [
-        torch.cat([ids[real.bool()], torch.tensor(target, dtype=torch.int64, device=device)])
+        torch.cat([ids[real.bool()], torch.tensor(target or [], dtype=torch.int64, device=device)])
         for ids, real, target in zip(inputs["input_ids"], inputs["attention_mask"], targets, strict=True)
     ]
     length = max(len(row) for row in rows)
     ids = torch.zeros(len(rows), length, dtype=torch.int64, device=device)
     mask = torch.zeros_like(ids)
     prompt = torch.zeros_like(ids, dtype=torch.bool)
-    teacher = any(targets)
-    width = max(map(len, targets)) + 1 if teacher else 0
+    given = [list(target) for target in targets if target is not None]
+    width = max(map(len, given)) + 1 if given else 0
     wanted = torch.full((len(rows), width), IGNORED, dtype=torch.int64, device=device)
-    for number, (row, target) in enumerate(zip(rows, targets, strict=True)):
+    for number, (row, sample, target) in enumerate(zip(rows, samples, targets, strict=True)):
         ids[number, length - len(row) :] = row
         mask[number, length - len(row) :] = 1
-        prompt[number, length - len(row) : length - len(target)] = True
-        if teacher:
-            tokens = torch.tensor([*target, end_token], dtype=torch.int64, device=device)
+        prompt[number, length - len(row) : length - len(target or [])] = True
+        if target is not None:
+            end = end_token if sample.target_ends else IGNORED
+            tokens = torch.tensor([*target, end], dtype=torch.int64, device=device)
             wanted[number, width - len(tokens) :] = tokens
     vision = family_of(model).is_vision(model.config, ids) & mask.bool()
     return Tensors(model_inputs(model, ids, mask, encode(model, inputs)), prompt, vision, wanted)

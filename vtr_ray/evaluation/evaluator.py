@@ -94,9 +94,10 @@ class Evaluator:
         self.samples = self._answerable(samples)
         self._exact = [teacher_forcing and sample.exact and decode is None for sample in self.samples]
         targets = zip(self._answers, self._exact, strict=True)
-        self._targets = [target if exact else [] for target, exact in targets]
+        self._targets = [target if exact else None for target, exact in targets]
         self._lengths = [
-            tokens + len(target) for target, tokens in zip(self._targets, self._prompt_lengths(), strict=True)
+            tokens + len(target or [])
+            for target, tokens in zip(self._targets, self._prompt_lengths(), strict=True)
         ]
         self._parts = [[batch] for batch in self._formed()]
         self._tensors: dict[tuple[int, ...], Tensors] = {}
@@ -132,10 +133,13 @@ class Evaluator:
 
         Raises Refused where no model writes it, also where this evaluator compares no tokens: all skip alike.
         """
-        if not sample.answers or not (sample.exact or sample.judge is None):
+        if sample.target is not None:
+            target = list(sample.target)
+        elif not sample.answers or not (sample.exact or sample.judge is None):
             return []
-        target = prompts.target_ids(self.processor, sample.question, sample.answers[0], sample.is_video)
-        if not target:
+        else:
+            target = prompts.target_ids(self.processor, sample.question, sample.answers[0], sample.is_video)
+        if not target and sample.target is None:
             raise Refused(f"the tokenizer has no tokens for the answer {sample.answers[0]!r}")
         if self._counter.vision_tokens(target):
             raise Refused(f"its answer {sample.answers[0]!r} holds a placeholder of images or videos")
@@ -304,18 +308,18 @@ class Evaluator:
         return True
 
     def _decided(self, samples: Sequence[Sample], batch: Tensors, logits: Tensor) -> list[Outcome]:
-        """1 where every target token and an end token after them are the arg-max, else 0."""
+        """1 where every target token and, of targets that end, an end token after them are the arg-max."""
         ignored = batch.targets == IGNORED
         predicted, bad = arg_max(logits)
         right = (predicted == batch.targets) | ignored
-        right[:, -1] = torch.isin(predicted[:, -1], self._ends)
+        right[:, -1] = torch.isin(predicted[:, -1], self._ends) | ignored[:, -1]
         lost = (bad & ~ignored).any(1)
         found = zip(samples, (right.all(1) & ~lost).tolist(), lost.tolist(), strict=True)
         return [Outcome(one.id, float(hit), error=NOT_A_NUMBER if none else None) for one, hit, none in found]
 
     def _generated(self, part: tuple[int, ...], batch: Tensors, first: Any) -> list[Outcome]:
         samples = [self.samples.samples[index] for index in part]
-        limits = [sample.max_new_tokens for sample in samples]
+        limits = [_limit(sample) for sample in samples]
         stepwise = self._decode is not None or self._windowed(batch, limits)
         drafts = None if stepwise else [self._draft(index)[1] for index in part]
         answers = greedy(self.model, batch, self._ends, limits, first, drafts)
@@ -329,8 +333,13 @@ class Evaluator:
         """What a sample that generates will likely write: the best answer so far, at first the right one."""
         if index not in self._drafts:
             sample = self.samples.samples[index]
-            answer = sample.answers[0] if sample.answers else ""
-            tokens = prompts.target_ids(self.processor, sample.question, answer, sample.is_video)
+            if sample.target is not None:
+                tokens = list(sample.target)
+            elif not sample.answers:
+                tokens = []
+            else:
+                answer = sample.answers[0]
+                tokens = prompts.target_ids(self.processor, sample.question, answer, sample.is_video)
             self._drafts[index] = 0.0, [] if self._counter.vision_tokens(tokens) else tokens
         return self._drafts[index]
 
@@ -343,6 +352,8 @@ class Evaluator:
         if tokens is None:
             return Outcome(sample.id, 0.0, answer="", error=NOT_A_NUMBER)
         answer = self._text(sample, tokens)
+        if sample.target is not None:
+            return Outcome(sample.id, float(tuple(tokens) == sample.target), answer.strip())
         return Outcome(sample.id, sample.score(answer), answer.strip())
 
     def _text(self, sample: Sample, tokens: list[int]) -> str:
@@ -387,10 +398,6 @@ class Evaluator:
     def sample_tokens(self) -> tuple[int, int]:
         """Vision and text tokens of a sample's prompt, the (lower) medians over the samples."""
         return median_low(vision for vision, _ in self.token_counts()), self.text_tokens
-
-    def token_counts(self) -> list[tuple[int, int]]:
-        """Return the vision and text tokens of each sample's prompt."""
-        return list(self._counts)
 
     def costs(
         self, schedules: Sequence[Schedule], new_tokens: int = 1, target: float | None = None
@@ -448,7 +455,7 @@ class Evaluator:
 
     def _alone(self, sample: Sample) -> Tensors:
         """A batch of one sample's prompt, on the model's device; not kept."""
-        batch = build(self.model, self.processor, [sample], [[]], int(self._ends[0]), self._max_pixels)
+        batch = build(self.model, self.processor, [sample], [None], int(self._ends[0]), self._max_pixels)
         return batch.map(lambda tensor: tensor.to(self.model.device))
 
     def answers(self, sample_ids: Sequence[str]) -> dict[str, str]:
@@ -536,6 +543,11 @@ class EvaluatorSpec:
             cache=self.cache,
             decode=self.decode,
         )
+
+
+def _limit(sample: Sample) -> int:
+    """New tokens at most: one more than a target that ends, so that an answer of its length has ended."""
+    return sample.max_new_tokens if sample.target is None else len(sample.target) + sample.target_ends
 
 
 def _end_tokens(model: Any, processor: Any) -> Tensor:

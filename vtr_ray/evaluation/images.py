@@ -12,6 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageCms, ImageFile
 
+READER_VERSION = 2
+"""Raised whenever a file becomes other pixels than before, so that kept answers are asked for again."""
+
 TURNS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
     3: Image.Transpose.ROTATE_180,
@@ -23,7 +26,9 @@ TURNS = {
 }
 """By EXIF orientation, what makes the stored picture upright; 1 needs nothing."""
 
-_SIDEWAYS = (5, 6, 7, 8)
+SIDEWAYS = (5, 6, 7, 8)
+"""Orientations that swap width and height."""
+
 _IDENTIFIED_ONLY = {"BUFR", "EPS", "GRIB", "HDF5", "IPTC", "MPEG", "PALM", "PDF", "WMF"}
 
 
@@ -64,7 +69,7 @@ def image_size(image: Path | bytes, max_pixels: int | None = None) -> tuple[int,
         width, height = opened.size
         # PIL turns a TIFF by its own tag, in the size from the start and in the pixels when it is loaded.
         already_turned = ExifTags.Base.Orientation in getattr(opened, "tag_v2", ())
-        if _orientation(opened) in _SIDEWAYS and not already_turned:
+        if _orientation(opened) in SIDEWAYS and not already_turned:
             width, height = height, width
     return shrunk((width, height), max_pixels)
 

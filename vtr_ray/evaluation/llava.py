@@ -42,7 +42,7 @@ class Entry(BaseModel):
     image: str | None = None
     video: str | list[str] | None = None
     fps: float = Field(FRAME_RATE, gt=0)
-    conversations: list[Turn] = Field(min_length=2)
+    conversations: list[Turn] = Field(min_length=1)
 
     @field_validator("conversations", mode="before")
     @classmethod
@@ -66,13 +66,16 @@ class Entry(BaseModel):
 
     @property
     def answer(self) -> str:
-        """The answer to the first turn."""
-        return self.conversations[1].value.strip()
+        """The answer to the first turn; empty where it has none."""
+        return self.conversations[1].value.strip() if len(self.conversations) > 1 else ""
 
-    def first_turn(self) -> str | None:
-        """Why the first turn is not a question about one image or video with an answer; None where it is."""
+    def first_turn(self, answered: bool = True) -> str | None:
+        """Why the first turn is not a question about one image or video with an answer; None where it is.
+
+        answered: False where the answer does not matter and may be missing.
+        """
         speakers = [turn.speaker for turn in self.conversations]
-        if speakers != ["human", "gpt"]:
+        if speakers != ["human", "gpt"] and (answered or speakers != ["human"]):
             return "the conversation does not start with a question and its answer"
         if self.image and self.video:
             return "both an image and a video; exactly one is supported"
@@ -82,7 +85,7 @@ class Entry(BaseModel):
             return f"the first turn is not about {what} (no {' or '.join(asked)})"
         if not self.question:
             return "empty question"
-        return None if self.answer else "empty answer"
+        return None if self.answer or not answered else "empty answer"
 
 
 class Sources:
@@ -143,14 +146,29 @@ def load_llava(path: str | Path, images: str | Path | None = None, frames: int =
     Raises InputError: no such file or folder, not a JSON list, more than 5 % skipped, none left.
     """
     path = Path(path)
+    folder = Path(images) if images is not None else path.parent
+    return samples_of(read_entries(path), folder, frames, str(path), images=images)
+
+
+def samples_of(
+    entries: Iterable[dict[str, Any]],
+    folder: Path,
+    frames: int,
+    where: str,
+    answered: bool = True,
+    images: str | Path | None = None,
+) -> SampleSet:
+    """Samples of entries as `load_llava` reads them. where: names their source in messages.
+
+    answered: False: answers are left out, and may be missing. images: the folder where the user named one.
+    """
     if frames < 1:
         raise InputError(f"frames is {frames}; at least 1 of a video must be read")
-    folder = Path(images) if images is not None else path.parent
     if not folder.is_dir():
         raise InputError(f"image folder {folder} does not exist; name the folder that image paths start from")
     found = [
-        (str(raw.get("id", f"entry {index}")), *_sample(raw, folder, frames))
-        for index, raw in enumerate(read_entries(path))
+        (str(raw.get("id", f"entry {index}")), *_sample(raw, folder, frames, answered))
+        for index, raw in enumerate(entries)
     ]
     names = unique_names([name for name, *_ in found])
     sources = Sources(folder, images, lambda: [file for _, file, _ in found if file])
@@ -161,7 +179,7 @@ def load_llava(path: str | Path, images: str | Path | None = None, frames: int =
             skipped.append(Skipped(name, sample))
         else:
             samples.append(replace(sample, id=name, source=sources.of(file)))
-    return SampleSet(tuple(samples), tuple(skipped), where=str(path))
+    return SampleSet(tuple(samples), tuple(skipped), where=where)
 
 
 def unique_names(names: Sequence[str]) -> list[str]:
@@ -177,9 +195,9 @@ def unique_names(names: Sequence[str]) -> list[str]:
     return unique
 
 
-def _sample(raw: dict[str, Any], folder: Path, frames: int) -> tuple[str, Sample | str]:
+def _sample(raw: dict[str, Any], folder: Path, frames: int, answered: bool) -> tuple[str, Sample | str]:
     """The file of an entry, and its sample without name and source, or why there is none."""
-    entry = parse_entry(raw)
+    entry = parse_entry(raw, answered)
     if isinstance(entry, str):
         return "", entry
     seen: Path | Video
@@ -200,10 +218,11 @@ def _sample(raw: dict[str, Any], folder: Path, frames: int) -> tuple[str, Sample
     except Exception as error:  # PIL's and FFmpeg's decoders raise whatever they meet
         what = f"video {entry.video}" if entry.video else f"image {folder / str(entry.image)}"
         return entry.file, f"{what} cannot be decoded: {error}"
-    return entry.file, Sample("", "", seen, entry.question, (entry.answer,), digest=digest)
+    answers = (entry.answer,) if answered else ()
+    return entry.file, Sample("", "", seen, entry.question, answers, digest=digest)
 
 
-def parse_entry(raw: dict[str, Any]) -> Entry | str:
+def parse_entry(raw: dict[str, Any], answered: bool = True) -> Entry | str:
     """Return the entry, or why it is no sample."""
     if not raw.get("image") and not raw.get("video"):
         return "no image and no video"
@@ -211,7 +230,7 @@ def parse_entry(raw: dict[str, Any]) -> Entry | str:
         entry = Entry.model_validate(raw)
     except ValidationError as error:
         return _first_problem(error)
-    return entry.first_turn() or entry
+    return entry.first_turn(answered) or entry
 
 
 def _video(entry: Entry, folder: Path, frames: int) -> Video:

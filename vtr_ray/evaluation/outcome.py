@@ -16,12 +16,14 @@ class Outcome:
     score: in [0, 1].
     answer: the decoded answer where the sample generated one; None where one forward pass decided.
     error: why the model has no answer, which counts as a wrong one; None: it has.
+    tokens: of the answer, without the end token, where they are asked for (`LabelEvaluator`).
     """
 
     sample_id: str
     score: float
     answer: str | None = None
     error: str | None = None
+    tokens: tuple[int, ...] | None = None
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.score <= 1.0:  # also catches NaN

@@ -84,6 +84,14 @@ class PoolClient:
         """
         return _get(self._answering().get.remote(name, *args, **kwargs))
 
+    def share(self, name: str) -> list[Any]:
+        """Call a method of the evaluator in every actor at once, with the actor's number and their count.
+
+        Gives the results in the order of the actors; one whose process ends starts anew and is asked again.
+        """
+        parts = len(self.names)
+        return list(_get([actor.get.remote(name, part, parts) for part, actor in enumerate(self.actors)]))
+
     def _answering(self) -> Any:
         """The first actor; where it does not answer within a second, whichever answers first."""
         asked = {self.actors[0].place.remote(): self.actors[0]}

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Literal, Protocol, runtime_checkable
 
 from PIL import Image
 
@@ -15,6 +15,9 @@ from vtr_ray.errors import InputError
 
 MAX_SKIPPED = 0.05
 """Share of unreadable samples above which a set is refused."""
+
+AGREEMENT = "agreement with the model's own answers without reduction"
+"""What E is where the model's own answers are the targets."""
 
 FRAMES = 8
 """Frames that are read of a video, unless an option says otherwise."""
@@ -72,6 +75,10 @@ class Sample:
     digest: SHA-256 of the encoded image, or of the video's files.
     max_new_tokens, until: where generation stops at the latest, and strings that end an answer.
     document: the sample's place in its task's documents, for figures of a whole set; -1: not of a task.
+    target: tokens that the untouched model wrote itself, which stand in for an answer (`--labels self`):
+        the sample is then judged by these very tokens, since decoded text may be tokenised differently.
+        None: `answers` say what is right.
+    target_ends: an end token must follow the target; False: it was cut at the limit of its labels.
     """
 
     id: str
@@ -85,6 +92,8 @@ class Sample:
     max_new_tokens: int = 128
     until: tuple[str, ...] = ()
     document: int = -1
+    target: tuple[int, ...] | None = field(default=None, repr=False)
+    target_ends: bool = True
 
     @property
     def is_video(self) -> bool:
@@ -124,7 +133,8 @@ def skipped_line(where: str, skipped: Sequence[Skipped]) -> str:
     """Return the line that says how many samples of a set are skipped, the first five with the reason."""
     names = "; ".join(f"{one.name}: {one.reason}" for one in skipped[:5])
     more = f"; and {len(skipped) - 5} more" if len(skipped) > 5 else ""
-    return f"{where}: skipped {len(skipped)} samples ({names}{more})"
+    count = "1 sample" if len(skipped) == 1 else f"{len(skipped)} samples"
+    return f"{where + ': ' if where else ''}skipped {count} ({names}{more})"
 
 
 @dataclass(frozen=True)
@@ -169,11 +179,21 @@ class SampleSet:
         return dict(sorted(Counter(sample.source for sample in self.samples).items()))
 
     @property
+    def labels(self) -> Literal["given", "self"]:
+        """ "self" where the untouched model's own answers are the targets: E is then agreement with it."""
+        return "self" if any(sample.target is not None for sample in self.samples) else "given"
+
+    @property
     def fingerprint(self) -> str:
-        """Hexadecimal digest of ids, images, questions, answers and judges, in the order of the samples."""
+        """Hexadecimal digest of ids, images, questions, answers and judges, in the order of the samples.
+
+        Where the model's own answers are the targets, it holds their tokens, too.
+        """
         digest = hashlib.sha256()
         for sample in self.samples:
             parts = (sample.id, sample.digest, sample.question, str(sample.exact), *sample.answers)
+            if sample.target is not None:
+                parts += ("self", str(sample.target), str(sample.target_ends))
             for part in (*parts, *sample.judged_by):
                 digest.update(f"{len(part)}:{part}".encode())
             digest.update(b"\n")
@@ -187,6 +207,7 @@ class SampleSet:
             "per_source": self.per_source,
             "skipped": {skipped.name: skipped.reason for skipped in self.skipped},
             "fingerprint": self.fingerprint,
+            "labels": self.labels,
         }
 
     @staticmethod

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from vtr_ray.evaluation.images import (
+    SIDEWAYS,
     TURNS,
     as_displayed,
     image_size,
@@ -133,7 +134,7 @@ def video_size(video: Video, max_pixels: int | None = None) -> tuple[int, int]:
         frame = next(container.decode(video=0), None)  # a header does not say how the picture is turned
         if frame is None:
             raise ValueError("it has no frames")
-        size = (frame.width, frame.height) if _turn(frame) not in _SIDEWAYS else (frame.height, frame.width)
+        size = (frame.width, frame.height) if _turn(frame) not in SIDEWAYS else (frame.height, frame.width)
     return shrunk(size, max_pixels)
 
 
@@ -212,15 +213,26 @@ def _at(
 def _image(frame: Any) -> Image.Image:
     if frame.is_corrupt:
         raise ValueError(f"its frame at {frame.time or 0:.2f} s is damaged")
+    colours = _colours(frame)
     if frame.format.has_palette or any(part.is_alpha for part in frame.format.components):
-        image = as_displayed(Image.fromarray(frame.to_ndarray(format="rgba")))
+        image = as_displayed(Image.fromarray(frame.to_ndarray(format="rgba", **colours)))
     else:
-        image = frame.to_image()
+        image = frame.to_image(**colours)
     turn = TURNS.get(_turn(frame))
     return image if turn is None else image.transpose(turn)
 
 
-_SIDEWAYS = (5, 6, 7, 8)
+def _colours(frame: Any) -> dict[str, int]:
+    """Return what PyAV must be told of a frame's YUV: by itself it takes every matrix for that of BT.601."""
+    if frame.format.is_rgb or frame.colorspace not in _OTHER_MATRICES:
+        return {}
+    full = frame.color_range == _FULL or frame.format.name.startswith("yuvj")
+    # It uses the frame's matrix only where the target's differs, which RGB has none of.
+    return {"dst_colorspace": _BT601, "src_color_range": _FULL if full else 1, "dst_color_range": _FULL}
+
+
+_BT601, _FULL = 5, 2  # FFmpeg's numbers
+_OTHER_MATRICES = (1, 4, 7, 9)  # BT.709, FCC, SMPTE 240M, BT.2020
 _ORIENTATIONS = {
     (1, 0, 0, 1): 1, (-1, 0, 0, 1): 2, (-1, 0, 0, -1): 3, (1, 0, 0, -1): 4,
     (0, 1, 1, 0): 5, (0, 1, -1, 0): 6, (0, -1, -1, 0): 7, (0, -1, 1, 0): 8,

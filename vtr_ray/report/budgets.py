@@ -13,6 +13,7 @@ from matplotlib.figure import Figure
 from rich.table import Table
 
 from vtr_ray.efficiency.units import FlopsUnit, flops_unit
+from vtr_ray.evaluation.samples import AGREEMENT
 from vtr_ray.files import replacing
 from vtr_ray.report.curve import draw_curve
 from vtr_ray.schedule import Schedule
@@ -53,13 +54,14 @@ class Found:
         }
 
 
-def budgets_table(found: Sequence[Found]) -> Table:
-    """A table for the terminal, a line for each search."""
+def budgets_table(found: Sequence[Found], labels: str = "given") -> Table:
+    """A table for the terminal, a line for each search. labels: of the samples (`SampleSet.labels`)."""
     table = Table(title="k by budget", title_justify="left", caption_justify="left")
     unit = _unit(found)
+    meaning = f"{AGREEMENT}, " if labels == "self" else ""
     table.caption = (
-        "b: mean keeping rate over layers 3..L; E: on the search samples; memory cost (share of vision "
-        f"tokens kept) and {unit.name} (the paper's convention): means over the samples' prompts"
+        f"b: mean keeping rate over layers 3..L; E: {meaning}on the search samples; memory cost (share of "
+        f"vision tokens kept) and {unit.name} (the paper's convention): means over the samples' prompts"
     )
     table.add_column("search")
     columns = ["b", "k", "E", "memory cost", unit.name]

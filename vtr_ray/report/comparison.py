@@ -22,6 +22,7 @@ from vtr_ray.evaluation.outcome import (
     too_many_without_answer,
     without_answer,
 )
+from vtr_ray.evaluation.samples import AGREEMENT
 from vtr_ray.evaluation.statistics import Comparison, compare, wilson_interval
 from vtr_ray.report.claims import MARGIN, accuracy_line, accuracy_lines, control_lines, turned
 from vtr_ray.report.controls import control_in, controlled, controls_of, explained
@@ -148,16 +149,23 @@ def compare_schedules(
     return rows
 
 
+def score_name(labels: str) -> str:
+    """What the mean score is called: accuracy, or agreement where the labels are the model's own answers."""
+    return "agreement" if labels == "self" else "accuracy"
+
+
 def comparison_table(
     rows: Sequence[Row],
     samples: int,
     title: str = "",
     found: str = "",
     convention: Convention = "paper",
+    labels: str = "given",
 ) -> Table:
     """A table for the terminal, 100 columns wide unless names are long.
 
-    found: what a search found, where rows are compared to it. convention: of its FLOPs.
+    found: what a search found, where rows are compared to it. convention: of its FLOPs. labels: of the
+    samples (`SampleSet.labels`).
     """
     table = Table(title=title or None, title_justify="left", caption_justify="left")
     beside = f"; to {found}: the same to what was found, ± the interval" if found else ""
@@ -165,15 +173,17 @@ def comparison_table(
     cases = "; ".join(f"{name}: {len(ids)} ({some_of(ids)})" for name, ids in lost.items())
     controls = f"; {said}" if (said := explained(row.name for row in rows)) else ""
     wrong = f"; counted as wrong, because {NOT_A_NUMBER}: {cases}" if lost else ""
+    mean = AGREEMENT if labels == "self" else "accuracy"
     table.caption = (
-        f"accuracy: mean over {samples} samples; difference to no reduction in points with the paired 95 % "
+        f"{mean}: mean over {samples} samples; difference to no reduction in points with the paired 95 % "
         f"interval{beside}; {_cost_words(rows, convention)}{controls}{wrong}"
     )
     timed = any(row.cost.prefill is not None for row in rows)
     unit = flops_unit(_tflops(row, convention) for row in rows)
     table.add_column("schedule")
+    score = score_name(labels)
     for column in (
-        "accuracy", "difference", *([f"to {found}"] if found else []), "memory\ncost", unit.name,
+        score, "difference", *([f"to {found}"] if found else []), "memory\ncost", unit.name,
         *(["prefill\nms"] if timed else []),
     ):  # fmt: skip
         table.add_column(column, justify="right", no_wrap=True)
@@ -228,10 +238,10 @@ def found_lines(rows: Sequence[Row], advice: str, margin: float = MARGIN, allowe
     return [*lines, *control_lines(gains)]
 
 
-def row_line(row: Row) -> str:
+def row_line(row: Row, labels: str = "given") -> str:
     """A finished row where there is no terminal to watch."""
     difference = "" if row.difference is None else f", difference {_points(row.difference)}"
-    return f"compared: {row.name}: accuracy {100 * row.accuracy:.1f}{difference}"
+    return f"compared: {row.name}: {score_name(labels)} {100 * row.accuracy:.1f}{difference}"
 
 
 def figures_table(task: str, figures: Mapping[str, Mapping[str, float]]) -> Table:
@@ -248,10 +258,10 @@ def figures_table(task: str, figures: Mapping[str, Mapping[str, float]]) -> Tabl
     return table
 
 
-def sources_table(rows: Sequence[Row]) -> Table:
+def sources_table(rows: Sequence[Row], labels: str = "given") -> Table:
     """Accuracy by source, schedule by schedule."""
     table = Table()
-    table.add_column("accuracy")
+    table.add_column(score_name(labels))
     for source in rows[0].per_source:
         table.add_column(source.removeprefix("vtr_"), justify="right")
     for row in rows:

@@ -15,6 +15,7 @@ from rich.table import Table
 from vtr_ray.efficiency.schedule_cost import ScheduleCost
 from vtr_ray.efficiency.times import TIMES, untold_words
 from vtr_ray.efficiency.units import flops_unit
+from vtr_ray.evaluation.samples import AGREEMENT
 from vtr_ray.files import replacing
 from vtr_ray.schedule import Schedule
 
@@ -133,8 +134,8 @@ def draw_front(
     return path
 
 
-def front_table(front: Sequence[FrontPoint], chosen: int | None) -> Table:
-    """The front by rising cost. chosen: the trial that was picked, marked."""
+def front_table(front: Sequence[FrontPoint], chosen: int | None, labels: str = "given") -> Table:
+    """The front by rising cost. chosen: the trial that was picked, marked. labels: `SampleSet.labels`."""
     table = Table(title="Front", title_justify="left", caption_justify="left")
     times = {point.file: point.cost.prefill for point in front}
     timed = any(one is not None for one in times.values())
@@ -144,6 +145,7 @@ def front_table(front: Sequence[FrontPoint], chosen: int | None) -> Table:
         "(executed in a prefill): means over the samples' prompts"
         + (f"; prefill: {TIMES}{untold_words(times)}" if timed else "")
         + "; *: chosen"
+        + (f"; E: {AGREEMENT}" if labels == "self" else "")
     )
     table.add_column("file")
     costs = (unit.name, "memory cost", *(("prefill ms",) if timed else ()))

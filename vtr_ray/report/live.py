@@ -26,7 +26,7 @@ class Display:
 
     A context manager. columns: what of a trial tells what was tried: "layer", "rate" or fields of the
     ledger; of the last one the best trial's stands beside it. flops: the field of the ledger whose TFLOPs
-    are shown, in the unit.
+    are shown, in the unit. score: the heading of E.
     """
 
     def __init__(
@@ -35,13 +35,14 @@ class Display:
         columns: Sequence[str] = ("layer", "rate"),
         flops: str = "tflops",
         unit: FlopsUnit = TERA,
+        score: str = "E",
     ) -> None:
         self._console, self._flops, self._unit = console, flops, unit
         self._layer = [name for name in columns if name == "layer"]  # stands first
         self._columns = [name for name in columns if name != "layer"]
         self._widths = {
             **dict.fromkeys([*self._layer, "trial"], 5),
-            **{name: max(7, len(name)) for name in [*self._columns, "E"]},
+            **{name: max(7, len(name)) for name in [*self._columns, score]},
             "objective": 10,
             f"best {columns[-1]}": 11,
             "memory cost": 11,
@@ -102,13 +103,16 @@ class Display:
 
 
 @contextmanager
-def comparing(console: Console) -> Iterator[Callable[[Row], None]]:
-    """Gives what shows the finished rows of a comparison: a status in a terminal, a line each elsewhere."""
+def comparing(console: Console, labels: str = "given") -> Iterator[Callable[[Row], None]]:
+    """Gives what shows the finished rows of a comparison: a status in a terminal, a line each elsewhere.
+
+    labels: of the samples, see `SampleSet.labels`.
+    """
     if not console.is_terminal:
-        yield lambda row: console.print(row_line(row), highlight=False, soft_wrap=True, markup=False)
+        yield lambda row: console.print(row_line(row, labels), highlight=False, soft_wrap=True, markup=False)
         return
     with console.status("comparing schedules") as status:
-        yield lambda row: status.update(row_line(row))
+        yield lambda row: status.update(row_line(row, labels))
 
 
 def _value(entry: Entry, name: str) -> float | None:

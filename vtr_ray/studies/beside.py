@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -31,6 +31,9 @@ _COLUMNS = {
     "prefill s": ("prefill_s", 1.0),
     "decode s": ("decode_s", 1.0),
 }
+_COSTS = ("memory_cost", "tflops", "tmacs")
+_TIMED = "the timed sample, one picture and 75 text tokens"
+_EVALUATED = "the benchmarks' prompts, means over them"
 
 
 @dataclass(frozen=True)
@@ -44,16 +47,42 @@ class Ours:
 
 
 def measured(table: int, model: str, studies: Mapping[str, Mapping[str, Any]]) -> list[Ours]:
-    """Rows of one table. model: of studies of one. studies: the `study.json` of each that the table needs."""
+    """Rows of one table. model: of studies of one. studies: the `study.json` of each that the table needs.
+
+    Studies count costs of different prompts, so that each column of costs is of one study alone, see
+    `counted_by`; a row that this one lacks has none.
+    """
+    read = {name: list(_READERS[name](table, model, content["tables"])) for name, content in studies.items()}
+    sources = _counted_by(read)
     found: dict[tuple[str, str], Ours] = {}
-    for name, content in studies.items():
-        for one in _READERS[name](table, model, content["tables"]):
+    for name, rows in read.items():
+        for one in rows:
             before = found.get((one.model, one.method), Ours(one.model, one.method, {}))
-            figures = {**before.figures, **one.figures}
+            own = {key: value for key, value in one.figures.items() if sources.get(key, name) == name}
+            figures = {**before.figures, **own}
             found[one.model, one.method] = Ours(
                 one.model, one.method, figures, {**before.benchmarks, **one.benchmarks}
             )
     return list(found.values())
+
+
+def counted_by(table: int, model: str, studies: Mapping[str, Mapping[str, Any]]) -> dict[str, str]:
+    """Return whose prompts a table's costs are of: by quantity, in words."""
+    read = {name: list(_READERS[name](table, model, content["tables"])) for name, content in studies.items()}
+    return {
+        quantity: _TIMED if name == "efficiency" else _EVALUATED
+        for quantity, name in _counted_by(read).items()
+    }
+
+
+def _counted_by(read: Mapping[str, Sequence[Ours]]) -> dict[str, str]:
+    """By cost, the study that a column is taken from: the last one that has it."""
+    return {
+        quantity: name
+        for name, rows in read.items()
+        for quantity in _COSTS
+        if any(quantity in one.figures for one in rows)
+    }
 
 
 def _figures(row: Mapping[str, Any]) -> dict[str, float]:
@@ -79,7 +108,9 @@ def _efficiency(table: int, model: str, tables: Mapping[str, Any]) -> Iterator[O
                 yield Ours(model, method, _figures(row))
         return
     for row in records(tables["methods"]):
-        yield Ours(model, _named(row["method"]), _figures(row))
+        # In Table 9 PDrop has FastV's memory cost, and what was timed has the paper's stages.
+        if (table, row["method"]) != (9, "PDrop"):
+            yield Ours(model, _named(row["method"]), _figures(row))
 
 
 def _trade_off(table: int, model: str, tables: Mapping[str, Any]) -> Iterator[Ours]:

@@ -8,9 +8,10 @@ from typing import Any
 
 import numpy as np
 
+from vtr_ray.efficiency.units import flops_text
 from vtr_ray.studies.finding import Finding, Table, records
 from vtr_ray.studies.methods import NONE, ONE_CUT
-from vtr_ray.studies.verdict import every, flops_text
+from vtr_ray.studies.verdict import every
 
 FLASH = "flash"  # PyTorch's flash kernel through SDPA, as rows name it
 FLASH_ATTENTION = "FlashAttention2"  # the package's
@@ -52,7 +53,10 @@ class Times:
 
 @dataclass(frozen=True)
 class Timed:
-    """One method under one kernel. prefill, decode: of every timed turn and every decoded token."""
+    """One method under one kernel. prefill, decode: of every timed turn and every decoded token.
+
+    memory_cost, tflops: of the timed sample; TFLOPs by the paper's convention, with the encoder.
+    """
 
     method: str
     kernel: str

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vtr_ray.efficiency.units import flops_text
 from vtr_ray.schedule import Schedule
 from vtr_ray.studies.finding import Finding, Table, records
 from vtr_ray.studies.methods import CONTROLS, G_SEARCH, NONE, ONE_CUT, RANDOM
@@ -16,7 +17,6 @@ from vtr_ray.studies.verdict import (
     cells_of,
     credit,
     every,
-    flops_text,
     no_drop,
 )
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from vtr_ray.efficiency.units import flops_text
 from vtr_ray.studies.finding import Finding, Table, records
-from vtr_ray.studies.verdict import NO_DROP, PairedDifference, credit, every, flops_text, more, no_drop
+from vtr_ray.studies.verdict import NO_DROP, PairedDifference, credit, every, more, no_drop
 
 NONE, G_SEARCH, P_SIGMOID, RANDOM = "no reduction", "G-Search", "P-Sigmoid", "random tokens"
 ONE_CUT = "one cut"  # of a found curve, or of G-Search's where several stand beside each other: `cut_of`
@@ -47,7 +48,8 @@ class Method:
     """One model under one method's schedule.
 
     accuracy: average over benchmarks, in [0, 1]; low, high: its interval. benchmarks: each one's own figure,
-    by title. prefill_ms: of a batch; None where it is not told.
+    by title. tflops: the paper's convention, mean over the benchmarks' prompts. prefill_ms: None where
+    nothing was timed.
     """
 
     name: str
@@ -174,9 +176,18 @@ def _cut_line(search: str, methods: Mapping[str, Method], differences: Differenc
 
 def _tables(methods: Sequence[Method], differences: Differences) -> dict[str, Table]:
     titles = list(dict.fromkeys(title for one in methods for title in one.benchmarks))
+    timed = any(one.prefill_ms is not None for one in methods)
     return {
         "methods": Table(
-            ("method", "average", "low", "high", "memory cost", "TFLOPs", "prefill ms"),
+            (
+                "method",
+                "average",
+                "low",
+                "high",
+                "memory cost",
+                "TFLOPs",
+                *(["prefill ms"] if timed else []),
+            ),
             [
                 (
                     one.name,
@@ -185,7 +196,7 @@ def _tables(methods: Sequence[Method], differences: Differences) -> dict[str, Ta
                     one.high,
                     one.memory_cost,
                     one.tflops,
-                    one.prefill_ms,
+                    *([one.prefill_ms] if timed else []),
                 )
                 for one in methods
             ],
@@ -209,7 +220,7 @@ def _read(tables: Mapping[str, Any]) -> tuple[list[Method], dict[tuple[str, str]
         methods.append(
             Method(
                 row["method"], row["average"], row["low"], row["high"], row["memory cost"], row["TFLOPs"],
-                row["prefill ms"], known,
+                row.get("prefill ms"), known,
             )
         )  # fmt: skip
     rows = records(tables["differences"]) if "differences" in tables else []

@@ -7,9 +7,10 @@ from dataclasses import dataclass
 from itertools import combinations, pairwise
 from typing import Any, NamedTuple
 
+from vtr_ray.efficiency.units import flops_text
 from vtr_ray.studies.finding import Finding, Table, read, records
 from vtr_ray.studies.methods import ONE_CUT
-from vtr_ray.studies.verdict import PairedDifference, credit, every, flops_text, more
+from vtr_ray.studies.verdict import PairedDifference, credit, every, more
 
 DROPS = (0.5, 0.75, 0.875, 0.9375)  # of FastV, whose FLOPs the others are given: section 4.2's Scenario II
 OURS = "P-Sigmoid"
@@ -156,7 +157,10 @@ def steepness_by_budget(found: Mapping[str, Sequence[tuple[Any, ...]]]) -> Findi
     the ranges of two models at one budget are disjoint. It does not hold where
     `low(k at a budget) > high(k at the next larger one)` somewhere.
     """
-    searched = {model: sorted(Steepness(*one) for one in own) for model, own in found.items()}
+    searched = {
+        model: sorted((Steepness(*one) for one in own), key=lambda one: one[:3])
+        for model, own in found.items()
+    }
     rising = {
         model: every(one.below(later) for one, later in pairwise(own)) for model, own in searched.items()
     }

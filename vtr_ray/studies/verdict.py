@@ -127,11 +127,3 @@ def credit(search: str, gain: PairedDifference | None) -> str:
     else:
         why = "not significant, so that what it gains over other strategies may be its ranking's alone"
     return f"Over one cut with the same ranking and memory cost, {search} gains {gain}: {why}."
-
-
-def flops_text(tflops: float) -> str:
-    """FLOPs in the unit in which they are no long fraction."""
-    for scale, unit in ((1.0, "TFLOPs"), (1e3, "GFLOPs")):
-        if scale * tflops >= 0.1:
-            return f"{scale * tflops:.4g} {unit}"
-    return f"{1e6 * tflops:.4g} MFLOPs"

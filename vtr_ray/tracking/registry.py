@@ -44,7 +44,7 @@ def register_schedule(
                 raise
             client.create_registered_model(name, tags={"vtr_ray.kind": "schedule"})
         version = client.create_model_version(
-            name, source=source.info.artifact_uri, run_id=source.info.run_id
+            name, source=source.info.artifact_uri, run_id=source.info.run_id, tags=_tags(schedule)
         )
         if alias:
             client.set_registered_model_alias(name, alias, version.version)
@@ -79,6 +79,13 @@ def registered_schedule(address: str, uri: str) -> Schedule:
             f"{address} is not in the registry of {uri} ({first_line(error)}); add it with: "
             f"vtr-ray register SCHEDULE {found['name']} --alias {found['alias'] or CHAMPION}"
         ) from error
+
+
+def _tags(schedule: Schedule) -> dict[str, str]:
+    """Where the schedule was found, for those who look at the registry; its file says all of it."""
+    found = schedule.found or {}
+    names = ("model", "revision", "vision_tokens", "labels", "E", "E_no_reduction")
+    return {f"vtr_ray.{name}": str(found[name]) for name in names if found.get(name) is not None}
 
 
 def _source(client: Any, uri: str, schedule: Schedule, name: str, run: Path | None) -> Any:

@@ -194,6 +194,7 @@ class _Mirror:
                 tags={
                     _SEARCH_TAG: content["id"],
                     "vtr_ray.directory": str(self._path),
+                    "vtr_ray.labels": str(content["parameters"].get("labels", "given")),
                     "mlflow.source.name": f"vtr-ray {content['command']}",
                 },
             )

@@ -14,6 +14,7 @@ from vtr_ray.evaluation.outcome import NOT_A_NUMBER, some_of
 from vtr_ray.evaluation.pool import PoolClient
 from vtr_ray.evaluation.statistics import lower_bound
 from vtr_ray.interrupts import interruptible
+from vtr_ray.provenance import with_provenance
 from vtr_ray.schedule import Schedule
 from vtr_ray.tuning.directory import Entry, RunDirectory, Settings
 from vtr_ray.tuning.metrics import SearchMetrics
@@ -82,6 +83,7 @@ def run_search(
     tracker: Listener | None = None,
     cost: Callable[[Schedule], Mapping[str, float]] | None = None,
     save: bool = True,
+    found: Mapping[str, Any] | None = None,
 ) -> Found:
     """Run a fresh `search` to its end through Ray Tune; every finished trial is on disk at once.
 
@@ -93,6 +95,7 @@ def run_search(
     tracker: notified after each change of the run directory.
     cost: numbers that stand beside each trial's schedule, in the ledger and in MLflow.
     save: whether the search's best becomes `schedule.json`; else the caller picks and saves one.
+    found: what `schedule.json` says of the search beside E, as `vtr_ray.provenance.provenance` gives it.
 
     What actors warn of is said by the pool; samples that count as wrong for want of an answer are, too.
 
@@ -110,14 +113,16 @@ def run_search(
             with interruptible():
                 run_trials(session, pool)
         best = session.end()
+        score = search.best_score
+        before = next((entry.score for entry in run.entries if not entry.schedule.reduces), None)
         if save:
-            run.save_schedule(best)
+            run.save_schedule(best if found is None else with_provenance(best, found, score, before))
         if tracker is not None:
             tracker.notify()
         return Found(
             schedule=best,
-            score=search.best_score,
-            score_before=next((e.score for e in run.entries if not e.schedule.reduces), None),
+            score=score,
+            score_before=before,
             entries=tuple(run.entries),
             path=run.path,
         )

@@ -16,6 +16,7 @@ from PIL import Image
 from vtr_ray.errors import InputError
 from vtr_ray.evaluation import prompts
 from vtr_ray.evaluation.batches import Tensors, form_batches, read_sample
+from vtr_ray.evaluation.benchmarks.content import content_digest
 from vtr_ray.evaluation.evaluator import Evaluator
 from vtr_ray.evaluation.outcome import Outcome
 from vtr_ray.evaluation.samples import NOTHING, Sample, SampleSet
@@ -142,6 +143,14 @@ class BenchmarkEvaluator(Evaluator):
         while len(self._tensors) > 1 and sum(one.bytes for one in self._tensors.values()) > self._keep:
             self._tensors.pop(next(other for other in self._tensors if other != part))
         return batch
+
+    def contents(self, part: int, parts: int) -> dict[str, str]:
+        """Digests of what the samples show, by id: of every `parts`-th sample from the one at `part` on."""
+        return {one.id: content_digest(one.image) for one in self.samples.samples[part::parts]}
+
+    def numerics(self) -> str:
+        """The precision and the kind of device that answer: "float32 on cpu"."""
+        return f"{str(self.model.dtype).removeprefix('torch.')} on {self.model.device.type}"
 
     def batches(self) -> list[list[str]]:
         """Of each batch the ids of its samples."""

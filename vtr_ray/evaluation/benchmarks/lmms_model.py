@@ -20,6 +20,7 @@ from vtr_ray.evaluation.samples import FRAMES, Sample, SampleSet
 from vtr_ray.evaluation.suites import answer_limits, images_of, video_of, visuals_of
 from vtr_ray.evaluation.video import open_video
 from vtr_ray.models import load_model
+from vtr_ray.provenance import check_model
 from vtr_ray.schedule import Schedule
 
 
@@ -45,9 +46,11 @@ class VtrRay(lmms):  # type: ignore[misc]
         pretrained: a checkpoint's directory, a hub id, or `embedded`.
         schedule: a schedule file; "": nothing is reduced.
         batch_size, dtype, attn, device, max_pixels, frames, cache: as `vtr-ray evaluate` takes them.
+        force: also takes a schedule that was found on another model.
 
     Raises:
-        InputError: as `load_model`, `Schedule.load`; a schedule for another number of layers.
+        InputError: as `load_model`, `Schedule.load`; a schedule for another number of layers, or without
+            `force` one that was found on another model.
     """
 
     is_simple = True
@@ -63,12 +66,14 @@ class VtrRay(lmms):  # type: ignore[misc]
         max_pixels: int | None = None,
         frames: int = FRAMES,
         cache: str = "4GiB",
+        force: bool | str = False,
     ) -> None:
         super().__init__()
         self.network, self.processor = load_model(embedded.checkpoint(pretrained), dtype, attn, device)
         layers = self.network.config.get_text_config(decoder=True).num_hidden_layers
         if isinstance(schedule, str):
-            schedule = Schedule.load(schedule) if schedule else strategies.none(layers)
+            name, schedule = schedule, Schedule.load(schedule) if schedule else strategies.none(layers)
+            check_model(schedule, name, pretrained, str(force).lower() in ("true", "1"), "force=True")
         if schedule.num_layers != layers:
             raise InputError(
                 f"the schedule has {schedule.num_layers} layers, {pretrained} has {layers}; search one for it"

@@ -10,6 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from string import Template
 
+from vtr_ray.evaluation.samples import AGREEMENT
 from vtr_ray.report.page.accuracy import draw_accuracy
 from vtr_ray.report.page.curves import draw_curves, fits_of
 from vtr_ray.report.page.drawing import Drawing, slug
@@ -119,7 +120,8 @@ def _searches(page: _Page, inputs: Inputs) -> None:
     for run in inputs.searches:
         state = "" if run.found else " It has not ended."
         model = run.parameters.get("model", "")
-        words = f"{run.title} on {model}: {len(run.trials)} trials.{state}"
+        meaning = f" E is {AGREEMENT}." if run.parameters.get("labels") == "self" else ""
+        words = f"{run.title} on {model}: {len(run.trials)} trials.{state}{meaning}"
         layers = "".join(page.figure(drawing) for drawing in draw_layers(run))
         parts += [f"<h3>{escape(run.name)}</h3><p>{escape(words)}</p>"]
         if layers:

@@ -10,6 +10,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from vtr_ray.errors import InputError
+from vtr_ray.evaluation.samples import AGREEMENT
 from vtr_ray.report.comparison import NO_REDUCTION
 from vtr_ray.report.page.evaluations import AVERAGE, Evaluation
 from vtr_ray.tuning.directory import read_search
@@ -30,6 +31,7 @@ def read_comparison(run: Path) -> Evaluation | None:
     try:
         content, search = json.loads(file.read_text(encoding="utf-8")), read_search(run)
         rows = content["rows"]
+        meaning = f", scored by {AGREEMENT}" if content.get("labels") == "self" else ""
         return Evaluation.model_validate(
             {
                 "kind": "evaluation",
@@ -37,12 +39,12 @@ def read_comparison(run: Path) -> Evaluation | None:
                 "id": search["id"],
                 "created": file.stat().st_mtime,
                 "model": str(search["parameters"].get("model", "")),
-                "suite": f"of {content['samples']} held-out samples",
+                "suite": f"of {content['samples']} held-out samples{meaning}",
                 "layers": len(rows[0]["schedule"]["rates"]),
                 "vision_tokens": search["state"]["settings"]["vision_tokens"],
                 "benchmarks": {name: {"title": name.removeprefix("vtr_")} for name in rows[0]["per_source"]},
-                "found": content["found"],
                 "prefill_not_told_apart": content.get("prefill_not_told_apart", {}),
+                "found": content["found"],
                 "strategies": {row["name"]: _strategy(row) for row in rows},
                 "pairs": [
                     _pair(row["name"], second, row[key])

@@ -107,8 +107,8 @@ class Evaluation(_Part):
     missing: dict[str, str] = {}
     strategies: Annotated[dict[str, Strategy], Field(min_length=1)]
     pairs: list[Difference] = []
-    found: str | None = None
     prefill_not_told_apart: dict[str, list[str]] = {}
+    found: str | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Evaluation:
