@@ -196,3 +196,15 @@ def test_a_suites_table_has_each_schedule_beside_its_own_controls() -> None:
     assert fell.endswith(": A -5.0 [-7.0, -3.0] points.") and ": B -0.5 [-2.5, +1.5] points." in unknown
     assert random.endswith(": A is more accurate (+35.0 [+33.0, +37.0] points, significant).")
     assert "A is not told apart (-1.0 [-3.0, +1.0] points); B is more accurate (+19.5" in cut
+
+
+def test_controls_whose_names_do_not_say_of_what_are_no_schedules_that_keep_accuracy() -> None:
+    said = -0.1, -0.12, -0.08, 0.0, "bootstrap"
+    pairs = [
+        Difference("G-Search", "no reduction", AVERAGE, *said),
+        Difference("one cut", "no reduction", AVERAGE, *said),
+        Difference("one cut", "G-Search", AVERAGE, *said),
+    ]
+    assert [len(column._cells) for column in difference_table(pairs).columns] == [3] * 5
+    (line,) = benchmark_claims(pairs, 1200)
+    assert line.endswith(": G-Search -10.0 [-12.0, -8.0] points.")
