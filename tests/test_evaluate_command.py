@@ -33,6 +33,10 @@ class Pool:
     def __init__(self, samples: Samples, decode: DecodeReduction | None) -> None:
         self.samples, self.all_generate = samples.load(), decode is not None
 
+    @property
+    def num_samples(self) -> int:
+        return len(self.samples)
+
     def call(self, name: str, *args: Any) -> Any:
         if name == "sources":
             return {one.id: one.source for one in self.samples}

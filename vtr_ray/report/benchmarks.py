@@ -128,20 +128,22 @@ def claim_lines(pairs: Sequence[Difference], documents: int) -> list[str]:
     for pair in averages:
         difference = Comparison(pair.difference, pair.low, pair.high, pair.p, documents)
         control = control_in(pair.second)
-        if control is not None:
+        if control is not None and controlled(pair.second) == pair.first:
             gains.setdefault(control, {})[pair.first] = difference
-        elif pair.second == NO_REDUCTION:
+        elif pair.second == NO_REDUCTION and control_in(pair.first) is None:
             kept[pair.first] = difference
     return [*accuracy_lines(kept), *control_lines(gains)]
 
 
 def _to_control(pair: Difference) -> Difference | None:
-    """A pair as it is shown: of a schedule and its control that way round; None: not at all."""
-    if control_in(pair.first) is not None:
-        return pair.turned() if controlled(pair.first) == pair.second else None
-    if control_in(pair.second) is not None:
-        return pair if controlled(pair.second) == pair.first else None
-    return pair
+    """A pair as it is shown: of a schedule and its control that way round; None: not at all.
+
+    Controls whose names do not say what they stand beside are shown as any schedule is.
+    """
+    if own := controlled(pair.first):
+        return pair.turned() if own == pair.second else None
+    own = controlled(pair.second)
+    return pair if own in ("", pair.first) else None
 
 
 def _percent(value: float | None, differs: bool) -> str:

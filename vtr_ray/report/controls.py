@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
@@ -55,13 +56,13 @@ def control_in(name: str) -> str | None:
     """Return which control a row is by its name; None where it is none.
 
     Names are `FastV, one cut`; beside what a search found `one cut`; of several searches
-    `one cut, b = 0.3`.
+    `one cut, b = 0.3` or `one cut at 75 %`.
     """
-    return next((one for one in MEANINGS if one in (name, name.split(", ")[0], name.split(", ")[-1])), None)
+    return next((one for one in MEANINGS if re.search(rf"(^|, ){one}($|, | at )", name)), None)
 
 
 def controlled(name: str) -> str:
-    """Return the row that `NAME, one cut` stands beside; "" where the name does not say."""
+    """Return the row that `NAME, one cut` stands beside; "" for any other name."""
     control = control_in(name)
     ending = control_name("", control or "")
     return name.removesuffix(ending) if control is not None and name.endswith(ending) else ""
