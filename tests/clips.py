@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import struct
 from fractions import Fraction
 from pathlib import Path
 
@@ -42,3 +43,15 @@ def decoded(path: Path) -> np.ndarray:
     """uint8 [frames, height, width, 3]: everything, one after the other."""
     with av.open(str(path)) as container:
         return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)])
+
+
+def turned_clip(path: Path, matrix: tuple[float, ...], size: tuple[int, int] = (64, 32)) -> Path:
+    """A clip whose track header (`tkhd`) says how it is shown, as phones write it: (a, b, c, d)."""
+    write_clip(path, size=size)
+    data = bytearray(path.read_bytes())
+    place = data.index(b"tkhd") + 44  # version 0: times, track, duration, layer, group, volume before it
+    assert struct.unpack(">9i", data[place : place + 36]) == (65536, 0, 0, 0, 65536, 0, 0, 0, 1 << 30)
+    a, b, c, d = (round(part * 65536) for part in matrix)
+    data[place : place + 36] = struct.pack(">9i", a, b, 0, c, d, 0, 0, 0, 1 << 30)
+    path.write_bytes(data)
+    return path

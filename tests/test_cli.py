@@ -227,5 +227,5 @@ def test_samples_makes_a_split(capsys, tmp_path):
     with pytest.raises(SystemExit) as stop:
         main(["samples", str(tmp_path / "all.json"), "--per-source", "5"])
     assert stop.value.code == 0
-    assert "coco: 5" in capsys.readouterr().out
+    assert "coco: 5 of 20" in capsys.readouterr().out
     assert len(json.loads((tmp_path / "all_split.json").read_text())) == 5

@@ -14,7 +14,7 @@ sys.path.append(str(Path(__file__).parent / "tuning"))
 import faulty
 from commands import run_here
 
-from vtr_ray import Schedule
+from vtr_ray import Schedule, strategies
 from vtr_ray.cli import main
 
 pytestmark = pytest.mark.slow
@@ -61,8 +61,11 @@ def test_the_run_leaves_what_it_says(undisturbed):
     assert rows["G-Search"]["schedule"]["rates"] == list(schedule.rates)
     assert table["found"] == "G-Search" and rows["random tokens"]["to_found"]["samples"] == table["samples"]
     assert {"FastV", "PDrop", "VTW", "P-Sigmoid"} == (rows.keys() | table["left_out"].keys()) - {
-        "no reduction", "G-Search", "random tokens"
+        "no reduction", "G-Search", "random tokens", "one cut"
     }  # fmt: skip
+    assert rows["one cut"]["schedule"] == strategies.one_cut(schedule).to_dict()
+    for row in rows.values():
+        assert 0 <= row["accuracy_low"] < row["accuracy_high"] <= 1
     for name in ("FastV", "PDrop", "P-Sigmoid"):
         if name in rows:
             assert rows[name]["memory_cost"] == pytest.approx(schedule.memory_cost, abs=0.01)
@@ -70,6 +73,7 @@ def test_the_run_leaves_what_it_says(undisturbed):
     for words in (
         "no reduction", "memory cost", "TFLOPs", "schedule.json", "mlflow ui --backend-store-uri",
         "to G-Search", "compared: random tokens: accuracy", "Significantly more accurate than G-Search",
+        "ccuracy was kept: ", "Against random tokens (", "Against one cut (",
     ):  # fmt: skip
         assert words in output
     assert "Traceback" not in output
@@ -88,6 +92,10 @@ def test_mlflow_has_the_run(undisturbed):
     parent = parents[0]
     curve = client.get_metric_history(parent.info.run_id, "keeping_rate")
     assert {metric.step: metric.value for metric in curve} == dict(enumerate(schedule.rates, start=1))
+    rows = json.loads((folder / "run" / "comparison.json").read_text())["rows"]
+    for row in rows:
+        own = {end: parent.data.metrics[f"accuracy/{row['name']}_{end}"] for end in ("low", "high")}
+        assert own == {end: row[f"accuracy_{end}"] for end in ("low", "high")}
     for metric in ("memory_cost", "E_before", "E_after", "tflops"):
         assert metric in parent.data.metrics
     artifacts = {file.path for file in client.list_artifacts(parent.info.run_id)}
@@ -138,6 +146,20 @@ def test_a_terminated_search_says_how_to_go_on(tmp_path):
     (run,) = tmp_path.glob("runs/*")
     status = client.get_run(json.loads((run / "mlflow.json").read_text())["run_id"]).info.status
     assert status == "KILLED" and not (run / "comparison.json").exists()
+
+
+def test_a_search_whose_model_is_right_on_nothing_is_refused(tmp_path, ray_here, monkeypatch, capsys):
+    entries = faulty.llava_entries(tmp_path, 8)
+    for entry in entries:
+        entry["conversations"][1]["value"] = "It is a large circle."
+    (tmp_path / "long.json").write_text(json.dumps(entries))
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as ended:
+        main(["gsearch", "--samples", "long.json", *SHORT, "--no-compare"])
+    said = capsys.readouterr().err
+    assert ended.value.code == 2 and len(said.strip().splitlines()) == 1
+    assert "right on 0 of 8 samples" in said and said.count("expected 'It is a large circle.'") == 3
+    assert not list(tmp_path.glob("runs/*"))
 
 
 def test_resume_with_other_settings_is_refused(undisturbed, monkeypatch, capsys):

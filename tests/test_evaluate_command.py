@@ -17,6 +17,7 @@ from vtr_ray.cli import main
 from vtr_ray.commands import evaluate as command
 from vtr_ray.commands.evaluate import StrategyOptions, evaluate
 from vtr_ray.commands.inputs import DataOptions, ModelOptions, PoolOptions, Samples
+from vtr_ray.efficiency.schedule_cost import ScheduleCost
 from vtr_ray.evaluation.outcome import Outcome
 from vtr_ray.reduction import DecodeReduction
 
@@ -33,9 +34,9 @@ class Pool:
         self.samples, self.all_generate = samples.load(), decode is not None
 
     def call(self, name: str, *args: Any) -> Any:
-        return (
-            {one.id: one.source for one in self.samples} if name == "sources" else [(1.0, 1.0)] * len(args[0])
-        )
+        if name == "sources":
+            return {one.id: one.source for one in self.samples}
+        return [ScheduleCost(0.5, 1.0, 1.0, len(self.samples))] * len(args[0])
 
     def evaluate(self, schedule: Schedule) -> list[Outcome]:
         said = {one: "yes" if schedule.reduces else one.answers[0] for one in self.samples}
@@ -73,10 +74,16 @@ def test_the_control_stands_beside_every_schedule_that_chooses() -> None:
     rows, out = run([], "fastv", "vtw")
     assert [row.name for row in rows] == ["no reduction", "fastv", f"fastv{CONTROL}", "vtw"]
     assert rows[2].schedule == strategies.random(strategies.fastv(12), 0)
+    curve = "p_sigmoid:budget=0.3,k=0.5"
+    cut = run([], curve)[0]
+    assert [row.name for row in cut[2:]] == [f"{curve}{CONTROL}", f"{curve}, one cut"]
+    assert cut[3].schedule == strategies.one_cut(cut[1].schedule)
     assert [row.name for row in run([], "fastv", "random")[0]] == [row.name for row in rows[:3]]
-    assert [row.name for row in run([], "fastv", random=False)[0]] == ["no reduction", "fastv"]
+    assert [row.name for row in run([], "fastv", controls=False)[0]] == ["no reduction", "fastv"]
     for line in ("compared: no reduction: accuracy 100.0", f"compared: fastv{CONTROL}: accuracy 0.0"):
         assert line in out
+    assert "Accuracy fell (significant; paired, 95 %): fastv -100.0 [" in out and "; vtw -100.0 [" in out
+    assert "Against random tokens (the same rates, tokens drawn at random): fastv is not told apart (" in out
 
 
 @pytest.mark.parametrize(
@@ -85,14 +92,14 @@ def test_the_control_stands_beside_every_schedule_that_chooses() -> None:
 )
 def test_a_file_never_takes_the_place_of_another_row(file: str, row: str) -> None:
     CUSTOM.save(file)
-    rows, _ = run([file], "fastv", random=False)
+    rows, _ = run([file], "fastv", controls=False)
     assert {row.name: row.schedule for row in rows} == {
         "no reduction": strategies.none(12), row: CUSTOM, "fastv": strategies.fastv(12)
     }  # fmt: skip
 
 
 def test_the_set_level_figures_are_those_of_all_answers() -> None:
-    rows, out = run([], "fastv", tasks=("vtr_existence:15", "vtr_text:4"), random=False)
+    rows, out = run([], "fastv", tasks=("vtr_existence:15", "vtr_text:4"), controls=False)
     none, fastv = rows
     yes = sum(one.score for one in fastv.outcomes if one.sample_id.startswith("vtr_existence"))
     assert 0 < yes < 15 and none.accuracy == 1
@@ -102,7 +109,7 @@ def test_the_set_level_figures_are_those_of_all_answers() -> None:
     assert "pope_f1_score" in out
     assert all((one.answer is None) == one.sample_id.startswith("vtr_text") for one in fastv.outcomes)
     decoded = run(
-        [], "fastv", tasks=("vtr_existence:15",), random=False, decode=DecodeReduction(1, 0.5)
+        [], "fastv", tasks=("vtr_existence:15",), controls=False, decode=DecodeReduction(1, 0.5)
     )[1]  # fmt: skip
     assert decoded.count("pope_f1_score") == 2
 
@@ -110,7 +117,7 @@ def test_the_set_level_figures_are_those_of_all_answers() -> None:
 def test_figures_that_a_set_is_too_small_for_do_not_cost_the_table(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(command, "task_figures", lambda *_: 1 / 0)
     out = run([], "fastv", tasks=("vtr_existence:15",))[1]
-    assert "No figures of vtr_existence: division by zero" in out and "prefill" in out
+    assert "No figures of vtr_existence: division by zero" in out and "TFLOPs" in out
 
 
 @pytest.mark.parametrize(
@@ -118,6 +125,7 @@ def test_figures_that_a_set_is_too_small_for_do_not_cost_the_table(monkeypatch: 
     [
         (("fastv", "--strategy", "fastv"), "two rows would be called 'fastv'"),
         (("--strategy", "random", "--no-random"), "give one of them"),
+        (("--strategy", "random", "--no-controls"), "give one of them"),
     ],
 )
 def test_contradictions_are_refused(capsys: Any, arguments: tuple[str, ...], said: str) -> None:

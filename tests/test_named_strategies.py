@@ -31,6 +31,7 @@ from vtr_ray.withdrawal import find_withdrawal
         ("vtw", strategies.vtw(24)),
         ("vtw:withdraw_after=7", strategies.vtw(24, 7)),
         ("pyramid_drop:layers=8/16/24,keep=0.5", strategies.pyramid_drop(24, (8, 16, 24))),
+        ("pyramid_drop:keep=0.5/0.25/0.125", strategies.pyramid_drop(24)),
         ("p_sigmoid:budget=0.2,k=0.4", strategies.p_sigmoid(24, 0.2, 0.4)),
     ],
 )

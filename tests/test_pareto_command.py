@@ -1,6 +1,9 @@
 """`vtr-ray pareto`: mistakes get one line; a run leaves its front, its choice and its MLflow run."""
 
 import json
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -8,7 +11,9 @@ import pytest
 from vtr_ray import Schedule
 from vtr_ray.cli import main
 from vtr_ray.commands.pareto import Limits
-from vtr_ray.report.front import FrontPoint
+from vtr_ray.efficiency import Latency
+from vtr_ray.efficiency.schedule_cost import ScheduleCost
+from vtr_ray.report.front import FrontPoint, front_table
 
 SMALL = ("--trials", "4", "--initial", "3", "--reference", "1", "--batch", "8", "--parallel", "2")
 
@@ -45,17 +50,76 @@ def test_numbers_out_of_range_are_refused_before_anything_is_written(capsys, tmp
     assert list(tmp_path.iterdir()) == []
 
 
-def test_unmet_limits_say_what_the_front_has() -> None:
-    def point(tflops: float, drop: float, prefill: float) -> FrontPoint:
-        schedule = Schedule.from_rates([1, 1, 0.5])
-        return FrontPoint("front/01.json", 1, schedule, 0.9, drop, tflops, tflops, prefill, 0.5, 0.0, 3.0)
+def point(
+    tflops: float,
+    drop: float,
+    prefill: Sequence[float] | None,
+    rates: Sequence[float] = (0.5,),
+    trial: int = 1,
+) -> FrontPoint:
+    schedule = Schedule.from_rates([1, 1, *rates, *rates[-1:] * (3 - len(rates))])
+    time = None if prefill is None else Latency(tuple(prefill))
+    cost = ScheduleCost(0.5, 2 * tflops, tflops, 8, time)
+    return FrontPoint("front/01.json", trial, schedule, 0.9, drop, cost, 0.5, 0.0, 3.0)
 
-    front = [point(2.0, 0.4, 0.05), point(3.0, 0.01, 0.07)]
-    said = str(Limits(1.5, 60.0, 0.5).unmet(front, Path("/runs/one")))
-    for words in ("--max-tflops 1.5 (the least is 2)", "--max-prefill-ms 60 (the least is 50.0)",
+
+def test_unmet_limits_say_what_the_front_has() -> None:
+    front = [point(2.0, 0.4, [0.05] * 9), point(3.0, 0.01, [0.07] * 9)]
+    said = str(Limits(1.5, 40.0, 0.5).unmet(front, Path("/runs/one")))
+    for words in ("--max-tflops 1.5 (the least is 2)",
+                  "--max-prefill-ms 40 (50.0 is the least that the clock told)",
                   "--max-drop 0.5 (the least is 1.0)", "/runs/one/front.json"):  # fmt: skip
         assert words in said
     assert "max-prefill" not in str(Limits(max_drop=0.5).unmet(front, Path("/runs/one")))
+    hurried = [point(2.0, 0.4, [0.05] * 3)]
+    assert "(no time was told)" in str(Limits(None, 60.0).unmet(hurried, Path("/runs/one")))
+
+
+@dataclass(frozen=True)
+class Trial:
+    id: int
+
+
+class Search:
+    """Picks as `ParetoSearch` does where no drop is given: of what fits the one with the largest E."""
+
+    def choose(self, drop: float | None, fits: Callable[[Trial], bool]) -> Trial | None:
+        assert drop is None
+        fitting = [one for one in map(Trial, (1, 2, 3)) if fits(one)]
+        return max(fitting, key=lambda one: one.id, default=None)
+
+
+def test_a_time_that_is_not_told_apart_from_the_limit_is_not_picked_by() -> None:
+    steady, noisy = [0.050, 0.052] * 8, [0.030] * 8 + [0.080] * 8  # medians of 51 and 55 ms
+    few, more = point(1.0, 0.1, noisy, (0.2,), 1), point(2.0, 0.1, steady, (0.5,), 2)
+
+    def picked(*front: FrontPoint) -> int | None:
+        trial = Limits(max_prefill_ms=60.0).choose(Search(), front)
+        return trial and trial.id
+
+    assert few.slowest([few]) == 0.08 and more.slowest([few, more]) == 0.052
+    assert (picked(few), picked(more), picked(few, more)) == (None, 2, 2)
+    # What has fewer tokens at every layer fits where more of them do, whatever the clock said of it.
+    assert few.slowest([few, more]) == 0.052
+    assert few.slowest([few, point(3.0, 0.1, [0.09] * 16, (0.9,), 3)]) == 0.08
+    # Further cuts have a price: their longer time may be real.
+    cuts = point(1.5, 0.1, noisy, (0.5, 0.4, 0.3), 3)
+    assert cuts.slowest([cuts, more]) == 0.08
+    # A median below the limit is not enough.
+    assert picked(point(1.0, 0.1, [0.055] * 9 + [0.065] * 7, (0.2,), 1)) is None
+
+
+def test_a_front_that_was_not_timed_has_no_column_of_times() -> None:
+    front = [point(0.002, 0.1, None), point(0.0005, 0.2, [0.05] * 9)]
+    assert front[0].slowest(front[:1]) == math.inf
+    columns = [column.header for column in front_table(front[:1], None).columns]
+    assert columns[-2:] == ["GFLOPs", "memory cost"] and "prefill ms" not in columns
+    timed = front_table(front, None)
+    assert [list(column.cells) for column in timed.columns[-3:]] == [
+        ["2.000", "0.5000"], ["0.500", "0.500"], ["", "50.0 ±0"]
+    ]  # fmt: skip
+    assert "GFLOPs (executed in a prefill): means over the samples' prompts" in str(timed.caption)
+    assert front[0].to_dict()["prefill_seconds"] is None and front[0].to_dict()["tflops_paper"] == 0.004
 
 
 @pytest.fixture(scope="module")
@@ -69,7 +133,7 @@ def few(tmp_path_factory) -> Path:
     samples = load_tasks(["vtr_scenes_search"], embedded.TASKS_FOLDER).samples
     for number, sample in enumerate(samples[:8]):
         name = f"{number}.png"
-        from vtr_ray.evaluation.samples import read_image
+        from vtr_ray.evaluation.images import read_image
 
         read_image(sample.image).save(folder / name)
         turns = [{"from": "human", "value": f"<image>\n{sample.question}"},
@@ -102,7 +166,7 @@ def test_limits_that_nothing_meets_leave_the_front_from_which_a_resumed_run_pick
         trial = next(one for one in ledger if one["trial"] == point["trial"])
         assert saved.to_dict() == point["schedule"] == trial["schedule"] and trial["score"] == point["E"]
         assert point["tflops_executed"] == pytest.approx(trial["fields"]["tflops_executed"], rel=1e-12)
-        assert point["prefill_seconds"] > 0
+        assert point["prefill_seconds"] > 0  # asked for by the limit, though the model is small
     costs = [point["tflops_executed"] for point in content["front"]]
     assert costs == sorted(costs)
     assert {one["name"] for one in content["reference"]} == {"FastV", "PDrop", "VTW", "random points"}

@@ -12,7 +12,7 @@ from vtr_ray import Schedule, embedded, strategies
 from vtr_ray.cli import main
 from vtr_ray.errors import InputError
 from vtr_ray.evaluation.samples import Sample, SampleSet
-from vtr_ray.evaluation.statistics import wilson
+from vtr_ray.evaluation.statistics import wilson_interval
 from vtr_ray.models import revision_of
 from vtr_ray.provenance import check_model, provenance, with_provenance
 
@@ -42,7 +42,8 @@ def test_it_is_kept_and_is_no_part_of_the_value(tmp_path):
         "given",
     )
     assert said["revision"] == revision_of(str(embedded.MODEL)) and said["samples"]["count"] == 2
-    assert (said["E"], said["E_no_reduction"], said["E_interval"]) == (0.5, 1.0, list(wilson(0.5, 2)))
+    assert (said["E"], said["E_no_reduction"]) == (0.5, 1.0)
+    assert said["E_interval"] == list(wilson_interval(0.5, 2))
     assert said["versions"].keys() == {"vtr-ray", "transformers", "torch"}
 
 
@@ -65,7 +66,7 @@ def test_interval_of_a_proportion(hits):
     from scipy.stats import binomtest
 
     theirs = binomtest(hits, 80).proportion_ci(method="wilson")
-    assert wilson(hits / 80, 80) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
+    assert wilson_interval(hits / 80, 80) == pytest.approx((theirs.low, theirs.high), abs=1e-12)
 
 
 @pytest.fixture

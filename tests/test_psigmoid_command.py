@@ -139,7 +139,8 @@ def test_two_searches_in_one_job_then_resumed(tmp_path, ray_here):
         assert len(trials) == 4
         assert line["E"] == max(trial["score"] for trial in trials)
         rows = [row["name"] for row in json.loads((folder / "comparison.json").read_text())["rows"]]
-        assert rows[:2] == ["no reduction", "P-Sigmoid"] and rows[-1] == "random tokens"
+        assert rows[:2] == ["no reduction", "P-Sigmoid"]
+        assert "random tokens" in rows and ("one cut" in rows) == (line["k"] > 0)
         assert ("fastv:0.7" if line["target_tflops"] else "FastV") in rows
     for words in ("k by budget", "b = 0.3", "to match", "fastv:0.7", "over 4 samples", "mlflow ui"):
         assert words in re.sub(r"\s+", " ", output)

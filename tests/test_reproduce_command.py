@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,9 +12,9 @@ from commands import finished_search
 
 from vtr_ray import strategies
 from vtr_ray.cli import main
-from vtr_ray.commands.reproduce import lines_of, paper_rows
+from vtr_ray.commands.reproduce import _shown, lines_of, paper_rows
 from vtr_ray.studies import paper
-from vtr_ray.studies.beside import measured
+from vtr_ray.studies.beside import counted_by, measured
 
 FASTV = strategies.fastv(12, 0.875)
 
@@ -92,6 +93,7 @@ def test_models_with_each_others_schedules_stand_beside_table_4() -> None:
     rows = [
         ["embedded", "its own", 0.9, 2.0, 0.5, 0, False],
         ["embedded", "embedded:deco", 0.8, 1.0, 0.4, -0.1, True],
+        ["embedded", "one cut", 0.85, 2.0, 0.5, -0.05, True],
         ["embedded:deco", "its own", 0.7, 1.0, 0.4, 0, False],
         ["embedded:deco", "embedded", 0.6, 2.0, 0.5, -0.1, True],
     ]
@@ -105,6 +107,18 @@ def test_models_with_each_others_schedules_stand_beside_table_4() -> None:
     assert lines["embedded:deco", "self", "average"] == (61.22, 70.0)
     assert lines["embedded:deco", "InternVL2-1B", "average"] == (60.90, 60.0)
     assert lines["embedded:deco", "InternVL2-1B", "tflops"] == (None, 2.0)
+    assert lines["embedded", "one cut", "average"] == (None, 85.0)
+
+
+def test_one_cut_has_a_row_that_the_paper_has_not() -> None:
+    columns = ["model", "schedule", "accuracy", "TFLOPs", "memory cost"]
+    rows = [
+        ["m", "no reduction", 0.9, 2.0, 1.0],
+        ["m", "its own", 0.8, 1.0, 0.5],
+        ["m", "one cut", 0.7, 1.0, 0.5],
+    ]
+    content = {"ontop": {"tables": {"accuracies": {"columns": columns, "rows": rows}}}}
+    assert [one.method for one in measured(2, "m", content)] == ["none", "G-Search", "one cut"]
 
 
 def test_kernels_stand_beside_table_10_as_the_paper_ran_them() -> None:
@@ -119,6 +133,36 @@ def test_kernels_stand_beside_table_10_as_the_paper_ran_them() -> None:
     content = {"tables": {"kernels": {"columns": columns, "rows": rows}}}
     found = {one.method: one.figures["prefill_s"] for one in measured(10, "m", {"efficiency": content})}
     assert found == {"none": 0.4, "FlashAttention2": 0.2, "G-Search": 0.1}
+
+
+def test_a_column_of_costs_is_of_one_study_and_named() -> None:
+    columns = ["method", "average", "low", "high", "memory cost", "TFLOPs"]
+    rows = [["no reduction", 0.9, 0.8, 1.0, 1.0, 0.000951], ["random tokens", 0.8, 0.7, 0.9, 0.4, 0.0004]]
+    benchmarks = {
+        "tables": {
+            "methods": {"columns": columns, "rows": rows},
+            "benchmarks": {"columns": ["method"], "rows": [["no reduction"], ["random tokens"]]},
+        }
+    }
+    columns = ["method", "kernel", "memory cost", "TFLOPs", "TMACs", "prefill s"]
+    rows = [["no reduction", "sdpa", 1.0, 0.00119, 0.000595, 0.03]]
+    timed = {"tables": {"methods": {"columns": columns, "rows": rows}}}
+    contents = {"benchmarks": benchmarks, "efficiency": timed}
+    ours = {one.method: one.figures for one in measured(1, "m", contents)}
+    assert ours["none"] == {
+        "average": 90.0, "memory_cost": 1.0, "tflops": 0.00119, "tmacs": 0.000595, "prefill_s": 0.03
+    }  # fmt: skip
+    assert ours["random tokens"] == {"average": 80.0}  # what counted the column has not counted this one
+    assert set(counted_by(1, "m", contents).values()) == {"the timed sample, one picture and 75 text tokens"}
+    alone = {"benchmarks": benchmarks}
+    assert counted_by(1, "m", alone)["tflops"] == "the benchmarks' prompts, means over them"
+    pairs = paper_rows(1, ["llava-hf/llava-1.5-7b-hf"], [])
+    found = [replace(one, model=pairs[0].here) for one in measured(1, "m", contents)]
+    table = _shown(pairs[0], lines_of(1, pairs, found), counted_by(1, "m", contents))
+    assert "FLOPs (the paper's convention): the timed sample" in str(table.caption)
+    heads = [column.header for column in table.columns]
+    assert "TFLOPs\npaper" in heads and "GFLOPs\nours" in heads
+    assert "1.190" in list(table.columns[heads.index("GFLOPs\nours")].cells)
 
 
 def test_benchmarks_are_in_the_papers_units_and_under_its_titles() -> None:

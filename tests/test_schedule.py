@@ -24,9 +24,11 @@ def test_a_schedule_is_a_value() -> None:
         one.rates = (1.0,)  # type: ignore[misc]
 
 
-def test_counts_round_half_up_or_down_as_pdrop_does() -> None:
+def test_counts_round_half_up_or_down_as_pdrop_does_or_to_the_even_as_fastv_does() -> None:
     assert Schedule.from_rates([1, 0.5, 0.5, 0.1, 0]).counts(5) == [5, 3, 3, 1, 0]
     assert Schedule.from_rates([1, 0.5, 0.1, 0], rounding="down").counts(9) == [9, 4, 0, 0]
+    assert Schedule.from_rates([1, 0.5, 0.3, 0.1], rounding="half_even").counts(5) == [5, 2, 2, 0]
+    assert Schedule.from_rates([1, 0.5], rounding="half_even").counts(7) == [7, 4]
     for n in (1, 7, 144, 576, 1024):  # a grid rate gives exactly its count
         assert all(Schedule.from_rates([1, kept / n]).counts(n)[1] == kept for kept in range(n + 1))
 

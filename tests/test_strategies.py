@@ -25,7 +25,7 @@ def test_one_cut_has_the_ranking_and_the_memory_cost_of_a_curve() -> None:
     assert flat.memory_cost == pytest.approx(curve.memory_cost, abs=1e-9)
     assert flat.rates[:2] == (1.0, 1.0) and len(set(flat.rates[2:])) == 1
     assert (flat.ranking, flat.positions, flat.rounding) == (curve.ranking, curve.positions, curve.rounding)
-    with pytest.raises(InputError, match="one_cut cannot reach a memory cost of 0.08333"):
+    with pytest.raises(InputError, match=r"one_cut cannot reach a memory cost of 0\.08333"):
         strategies.one_cut(strategies.vtw(12, withdraw_after=1))
 
 
@@ -166,6 +166,8 @@ def test_bad_parameters_are_one_line() -> None:
         (lambda: strategies.fastv(8, after_layer=0), "after_layer is 0"),
         (lambda: strategies.vtw(8, withdraw_after=9), "withdraw_after is 9; use a layer from 1 to 8"),
         (lambda: strategies.pyramid_drop(8, layers=(4, 2)), "give increasing layer numbers"),
+        (lambda: strategies.pyramid_drop(8, layers=(2, 4), keep=(0.5,)), "2 layers and 1 ratios"),
+        (lambda: strategies.pyramid_drop(8, layers=(2, 4), keep=(0.5, 1.5)), "keep is 1.5"),
         (lambda: strategies.p_sigmoid(8, 0.5, -1), "k is -1"),
         (lambda: strategies.p_sigmoid(8, 0.5, float("inf")), "k is inf"),
         (lambda: strategies.p_sigmoid(2, 0.5, 1), "2 layers leave none"),

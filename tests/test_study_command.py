@@ -17,8 +17,10 @@ from commands import finished_search, run_here
 from vtr_ray import strategies
 from vtr_ray.cli import main
 from vtr_ray.commands.study_efficiency import _on
+from vtr_ray.tuning.directory import Entry
 
 CURVE = strategies.p_sigmoid(12, 0.4, 1.0)
+WIDTH = 0.004  # of the intervals of differences, each way
 
 
 def searched(folder: Path, command: str) -> str:
@@ -39,14 +41,16 @@ def evaluation(folder: Path, averages: Mapping[str, float], clear: Sequence[str]
         for name, value in averages.items()
     }  # fmt: skip
     pairs = [
-        {"first": first, "second": second, "benchmark": "average",
-         "difference": averages[first] - averages[second], "significant": bool({first, second} & set(clear))}
+        {"first": first, "second": second, "benchmark": "average", "difference": difference,
+         "low": difference - WIDTH, "high": difference + WIDTH,
+         "significant": bool({first, second} & set(clear))}
         for second, first in combinations(averages, 2)
+        for difference in [averages[first] - averages[second]]
     ]  # fmt: skip
     content: dict[str, Any] = {
         "strategies": rows,
         "pairs": pairs,
-        "benchmarks": {"vtr_text": {"title": "text"}},
+        "benchmarks": {"vtr_text": {"title": "text", "documents": 1000}},
     }
     (folder / "documents").mkdir(parents=True)
     (folder / "evaluation.json").write_text(json.dumps(content))
@@ -72,8 +76,9 @@ def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_every_method_stands_on_every_benchmark(home: Path) -> None:
-    averages = {"no reduction": 0.9, "VTW": 0.5, "PDrop": 0.7, "FastV 50 %": 0.8, "G-Search": 0.85}
-    evaluation(home / "study" / "evaluation", averages, clear=["VTW"])
+    averages = {"no reduction": 0.9, "VTW": 0.5, "PDrop": 0.7, "FastV 50 %": 0.95, "G-Search": 0.895}
+    averages |= {"random tokens": 0.5, "one cut": 0.893}
+    evaluation(home / "study" / "evaluation", averages, clear=["VTW", "PDrop"])
     content = found(home, "benchmarks", searched(home / "g", "gsearch"))
     assert content["holds"] is True
     rows = {row[0]: row[1:] for row in content["tables"]["methods"]["rows"]}
@@ -87,15 +92,20 @@ def test_what_was_searched_on_images_is_judged_on_videos(home: Path) -> None:
     averages = {
         "no reduction": 0.9,
         "FastV 50 %": 0.8,
-        "G-Search": 0.85,
+        "G-Search": 0.895,
         "FastV 87.5 %": 0.5,
         "P-Sigmoid": 0.7,
+        "P-Sigmoid, one cut": 0.69,
     }
     evaluation(home / "study" / "evaluation", averages, clear=["FastV 87.5 %"])
     runs = [searched(home / "g", "gsearch"), searched(home / "p", "psigmoid")]
     content = found(home, "video", *runs)
     assert content["holds"] is True
-    assert "P-Sigmoid 70.0 at 1.7: +20.0 points (significant)." in content["sentences"][1]
+    assert "P-Sigmoid 70.0 at 1.7 TFLOPs: +20.0 points [+19.6, +20.4]." in content["sentences"][1]
+    assert content["facts"] == {"handcrafted": "FastV 87.5 %"}
+    pairs = {tuple(row[:2]): row[2] for row in content["tables"]["differences"]["rows"]}
+    assert pairs["P-Sigmoid", "P-Sigmoid, one cut"] == pytest.approx(0.01)
+    assert pairs["G-Search", "FastV 50 %"] == pytest.approx(0.095)
 
 
 def test_trainings_are_compared_under_the_rates_that_they_had(home: Path) -> None:
@@ -119,9 +129,29 @@ def test_trainings_are_compared_under_the_rates_that_they_had(home: Path) -> Non
     rows = {tuple(row[:3]): row[3:] for row in content["tables"]["accuracies"]["rows"]}
     assert rows["P-Sigmoid", "pretrained", ""][0] == 0.6
     assert rows["no reduction", "trained", "without"][0] == pytest.approx(0.5)
-    assert rows["G-Search", "trained", "with reduction"] == [0.4, pytest.approx(0.0), False]
-    assert rows["P-Sigmoid", "fine-tuned", "with reduction"] == [1.0, pytest.approx(0.4), True]
-    assert content["holds"] is True
+    assert rows["G-Search", "trained", "with reduction"] == [0.4, 0.0, 0.0, 0.0, False, 10]
+    accuracy, gain, low, _, significant, _ = rows["P-Sigmoid", "fine-tuned", "with reduction"]
+    assert (accuracy, gain, significant) == (1.0, pytest.approx(0.4), True) and 0 < low < gain
+    assert content["holds"] is None  # ten documents do not show that there is no boost
+
+
+def test_a_search_of_k_leaves_those_that_no_paired_test_could_tell_apart(home: Path) -> None:
+    tried = {0.0: 0.90, 0.5: 0.95, 1.0: 0.99, 1.5: 0.945, 2.0: 0.94}
+    for budget, best in ((0.2, 1.0), (0.4, 2.0)):
+        run = Path(searched(home / f"p{budget}", "psigmoid"))
+        entries = [Entry(0, None, None, CURVE, score, 0.0, fields={"k": k}) for k, score in tried.items()]
+        (run / "ledger.jsonl").write_text("".join(json.dumps(one.to_dict()) + "\n" for one in entries))
+        metrics = {"tflops": budget, "budget": budget, "best_k": best}
+        if best == 1.0:
+            metrics["search_samples"] = 100
+        (run / "results.json").write_text(json.dumps({"metrics": metrics}))
+    content = found(home, "budgets", str(home / "p0.2"), str(home / "p0.4"))
+    # Of a hundred samples five are 0.05: what scores 0.94 and more could be as good as the best one.
+    assert content["tables"]["k"]["rows"] == [
+        ["embedded", 0.2, 0.2, 1.0, 0.5, 2.0],
+        ["embedded", 0.4, 0.4, 2.0, None, None],
+    ]
+    assert content["holds"] is None
 
 
 def test_methods_and_kernels_are_timed_and_what_is_missing_is_named(home: Path) -> None:
@@ -134,13 +164,16 @@ def test_methods_and_kernels_are_timed_and_what_is_missing_is_named(home: Path) 
         for name in ("methods", "kernels")
     )
     fixed = ["no reduction", "VTW", "PDrop", "FastV 50 %", "FastV 87.5 %"]
-    assert [row["method"] for row in methods] == [*fixed, "G-Search", "mine"]
+    cuts = ["G-Search, one cut", "mine, one cut"]
+    assert [row["method"] for row in methods] == [*fixed, "G-Search", "mine", *cuts]
+    assert content["holds"] is None  # one turn tells nothing
     assert {row["kernel"] for row in kernels} >= {"eager", "SDPA", "flash"}
     for kernel in {row["kernel"] for row in kernels}:
         named = [row["method"] for row in kernels if row["kernel"] == kernel]
         assert named == ["no reduction", "G-Search", "mine"]
     assert all(row["prefill s"] > 0 and row["decode s"] > 0 for row in (*methods, *kernels))
-    assert methods[-1]["memory cost"] == pytest.approx(CURVE.memory_cost)
+    for row in methods[-4:]:
+        assert row["memory cost"] == pytest.approx(CURVE.memory_cost)
     assert methods[-1]["TFLOPs"] < methods[0]["TFLOPs"]
     sentences = content["sentences"]
     assert ", batch 2, 144 vision and 75 text tokens in, 5 out, " in sentences[0]

@@ -6,6 +6,7 @@ import logging
 import os
 import sys
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -63,9 +64,10 @@ def gsearch(
     compare: options.Compare = True,
     ui_port: options.UiPort = None,
 ) -> None:
-    """Finds the fewest vision tokens per layer without losing accuracy (Scenario I).
+    """Searches how few vision tokens each layer can do with, accuracy weighed against tokens (Scenario I).
 
-    Without options: on the embedded model and its own questions, on this machine.
+    Without options: on the embedded model and its own questions, on this machine. The last lines say whether
+    accuracy was kept.
     """
     from vtr_ray.commands import gsearch as command
     from vtr_ray.commands.inputs import DataOptions, ModelOptions, PoolOptions
@@ -267,8 +269,14 @@ def evaluate(
         bool,
         Option("--find-k", help="with --strategy vtw: search its layer on 20 of the samples, as VTW does"),
     ] = False,
-    random: Annotated[
-        bool, Option(help="beside each schedule that chooses tokens the control: random ones at its rates")
+    controls: Annotated[
+        bool,
+        Option(
+            "--controls/--no-controls",
+            "--random/--no-random",
+            help="beside each schedule that chooses tokens its controls: random tokens at its rates, and one "
+            "cut with its ranking and memory cost",
+        ),
     ] = True,
     seed: Annotated[int, Option(min=0, help="of the random control")] = 0,
     decode_every: Annotated[
@@ -327,7 +335,7 @@ def evaluate(
     from vtr_ray.reduction import DecodeReduction
 
     chosen = ModelOptions(model, dtype, attn, batch, max_pixels, cache, frames)
-    named = StrategyOptions(tuple(strategy or ()), memory_cost, find_k, seed, random)
+    named = StrategyOptions(tuple(strategy or ()), memory_cost, find_k, seed, controls)
     data = DataOptions(
         test=samples,
         test_images=images,
@@ -374,17 +382,44 @@ def samples(
     source: Annotated[Path, Argument(help="LLaVA-format JSON, e.g. llava_v1_5_mix665k.json")],
     per_source: Annotated[int, Option(help="samples drawn from each source")] = 100,
     out: Annotated[Path | None, Option(help="default: NAME_split.json beside the source")] = None,
-    max_words: Annotated[int, Option(help="longest answer, in words")] = 5,
+    max_words: Annotated[
+        int, Option(help="longest answer in words; two characters of a script without spaces are a word")
+    ] = 5,
+    tokenizer: Annotated[
+        str | None,
+        Option(help="count this model's tokens instead of words: a checkpoint as --model takes it"),
+    ] = None,
+    max_tokens: Annotated[int | None, Option(min=1, help="longest answer in its tokens; default: 8")] = None,
+    images: Annotated[
+        Path | None,
+        Option(help="sources are its folders; default: those below what absolute paths have in common"),
+    ] = None,
     seed: Annotated[int, Option(help="of the draw")] = 0,
+    force: Annotated[bool, Option("--force", help="overwrite a file that is there already")] = False,
 ) -> None:
     """Makes a search split of LLaVA-format data: first turns, short answers, stratified by source."""
-    from vtr_ray.evaluation.llava import make_split
+    from vtr_ray import embedded
+    from vtr_ray.evaluation.split import make_split
 
-    split = make_split(source, out, per_source=per_source, seed=seed, max_words=max_words)
-    console = _console()
+    split = make_split(
+        source,
+        out,
+        per_source=per_source,
+        seed=seed,
+        max_words=max_words,
+        tokenizer=None if tokenizer is None else embedded.checkpoint(tokenizer),
+        max_tokens=max_tokens,
+        images=images,
+        force=force,
+    )
+    say = partial(_console().print, soft_wrap=True, highlight=False, markup=False)
     for name, count in split.chosen.items():
-        console.print(f"{name}: {count}", highlight=False)
-    console.print(f"Wrote {split.path}", soft_wrap=True, highlight=False)
+        say(f"{name}: {count} of {split.candidates[name]}")
+    if split.dropped:
+        say(f"Dropped {sum(split.dropped.values())} of {split.read} entries:")
+        for reason, count in split.dropped.items():
+            say(f"  {count}: {reason}")
+    say(f"Wrote {split.path}")
 
 
 @app.command()
@@ -691,7 +726,9 @@ def bench(
     attn: Annotated[str, Option(help="sdpa, sdpa-flash (its flash kernel alone), eager, ...")] = "sdpa",
     device: Annotated[str, Option(help="auto, cpu, cuda, cuda:1, ...")] = "auto",
     warmup: Annotated[int, Option(min=0, help="untimed turns")] = 2,
-    repeats: Annotated[int, Option(min=1, help="timed turns")] = 9,
+    repeats: Annotated[
+        int, Option(min=1, help="timed turns at most; fewer where all prefills are told apart")
+    ] = 32,
     json: options.Json = None,
     force: options.Force = False,
 ) -> None:

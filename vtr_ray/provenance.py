@@ -11,7 +11,7 @@ from typing import Any
 from vtr_ray import embedded
 from vtr_ray.errors import InputError
 from vtr_ray.evaluation.samples import AGREEMENT, SampleSet
-from vtr_ray.evaluation.statistics import wilson
+from vtr_ray.evaluation.statistics import wilson_interval
 from vtr_ray.models import revision_of
 from vtr_ray.schedule import Schedule
 
@@ -47,7 +47,7 @@ def with_provenance(
 
     found: what `provenance` gives. score, before: None where no trial measured it.
     """
-    interval = None if score is None else list(wilson(score, found["samples"]["count"]))
+    interval = None if score is None else list(wilson_interval(score, found["samples"]["count"]))
     scores = {"E": score, "E_interval": interval, "E_no_reduction": before}
     return replace(schedule, found={**found, **scores})
 

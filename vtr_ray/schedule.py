@@ -15,7 +15,7 @@ from typing import Any, Literal, cast, get_args
 from vtr_ray.errors import InputError
 
 Positions = Literal["original", "renumber"]
-Rounding = Literal["nearest", "down"]
+Rounding = Literal["nearest", "down", "half_even"]
 
 
 class Ranking(StrEnum):
@@ -39,7 +39,7 @@ class Schedule:
         positions: kept tokens keep their "original" rotary positions, or are "renumber"ed (PDrop).
         seed: seed of `Ranking.RANDOM`; unused elsewhere.
         rounding: how a rate becomes a count: "nearest" is `floor(r * N + 0.5)`, "down" is `int(N * r)`
-            (PDrop's code).
+            (PDrop's code), "half_even" is Python's `round(N * r)` (FastV's code).
         found: where a search found the schedule, JSON values (`vtr_ray.provenance`); None: it was written by
             hand or by a rule. Two schedules that differ in it alone are equal.
     """
@@ -102,6 +102,8 @@ class Schedule:
         """Kept vision tokens per layer, layer 1 first, of a sample with `n` vision tokens."""
         if self.rounding == "down":
             return [int(n * rate) for rate in self.rates]
+        if self.rounding == "half_even":
+            return [round(n * rate) for rate in self.rates]
         return [math.floor(rate * n + 0.5) for rate in self.rates]
 
     def to_dict(self) -> dict[str, Any]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from decimal import Decimal
 from itertools import pairwise
 from typing import Any
 
@@ -23,11 +24,12 @@ def fastv(num_layers: int, drop: float = 0.5, after_layer: int = 2) -> Schedule:
     """FastV (Chen et al., 2024): one cut before layer `after_layer + 1` (their K), `drop` is their R.
 
     Ranked by the last prompt token's row of layer K, mean over heads; original positions.
+    `round(N * (1 - R))` tokens stay, half to even, as in their code.
     """
     _fraction("drop", drop)
     _inside("after_layer", after_layer, num_layers)
     rates = [1.0] * after_layer + [1.0 - drop] * (num_layers - after_layer)
-    return Schedule.from_rates(rates, ranking=Ranking.LAST_TOKEN)
+    return Schedule.from_rates(rates, ranking=Ranking.LAST_TOKEN, rounding="half_even")
 
 
 def vtw(num_layers: int, withdraw_after: int | None = None) -> Schedule:
@@ -37,24 +39,41 @@ def vtw(num_layers: int, withdraw_after: int | None = None) -> Schedule:
     return Schedule.from_rates([1.0] * last + [0.0] * (num_layers - last))
 
 
-def pyramid_drop(num_layers: int, layers: Sequence[int] | None = None, keep: float = 0.5) -> Schedule:
+def pyramid_drop(
+    num_layers: int, layers: Sequence[int] | None = None, keep: float | Sequence[float] = 0.5
+) -> Schedule:
     """PDrop (Xing et al., 2024): after each layer of `layers`, keep `keep` times as many as before.
 
     Stage `s` keeps `int(N * keep**s)` of the original `N`, ranked by the last prompt token's row with the
-    coming layer's projections; positions are renumbered. `layers` defaults to L/4, L/2, 3L/4 (of 32: 8, 16,
-    24). Stages at or beyond `L` never fire: `pyramid_drop(24, layers=(8, 16, 24))` is PDrop on 24 layers as
-    the G-Search paper ran it (the list of 32 layers reused, its third drop idle, memory cost 0.583);
-    `pyramid_drop(24)` scales the stages. For a budget, `at_memory_cost("pyramid_drop", ...)` solves `keep`,
-    which is PDrop's lambda.
+    coming layer's projections; positions are renumbered. The power is that of the decimal number (0.7 gives
+    0.49, not 0.48999999999999994), as their code is given its ratios. `keep` may be these ratios themselves,
+    one for each of `layers`.
+
+    `layers` defaults to L/4, L/2, 3L/4 (of 32: 8, 16, 24). Stages at or beyond `L` never fire:
+    `pyramid_drop(24, layers=(8, 16, 24))` is PDrop on 24 layers as the G-Search paper ran it (the list of 32
+    layers reused, its third drop idle, memory cost 0.583); `pyramid_drop(24)` scales the stages. For a
+    budget, `at_memory_cost("pyramid_drop", ...)` solves `keep`, which is PDrop's lambda.
     """
-    _fraction("keep", keep)
     if layers is None:
         layers = [_layers(num_layers) * quarter // 4 for quarter in (1, 2, 3)]
     stages = list(layers)
     if any(later <= earlier for earlier, later in pairwise(stages)) or min(stages, default=1) < 1:
         raise InputError(f"pyramid_drop layers are {stages}; give increasing layer numbers of at least 1.")
-    rates = [keep ** sum(layer > stage for stage in stages) for layer in range(1, _layers(num_layers) + 1)]
+    ratios = [1.0, *_stage_ratios(keep, len(stages))]
+    rates = [ratios[sum(layer > stage for stage in stages)] for layer in range(1, _layers(num_layers) + 1)]
     return Schedule.from_rates(rates, ranking=Ranking.NEXT_LAYER, positions="renumber", rounding="down")
+
+
+def _stage_ratios(keep: float | Sequence[float], stages: int) -> list[float]:
+    """Shares of the original tokens after each of PDrop's stages."""
+    if not isinstance(keep, Sequence):
+        _fraction("keep", keep)
+        return [float(Decimal(repr(float(keep))) ** stage) for stage in range(1, stages + 1)]
+    for ratio in keep:
+        _fraction("keep", ratio)
+    if len(keep) != stages:
+        raise InputError(f"pyramid_drop has {stages} layers and {len(keep)} ratios; give one for each layer.")
+    return list(keep)
 
 
 def random(schedule: Schedule, seed: int = 0) -> Schedule:

@@ -16,7 +16,8 @@ from vtr_ray.embedded.draw import clip
 from vtr_ray.embedded.draw.clips import FRAMES
 from vtr_ray.embedded.splits import SPLITS, draw_split, size_of
 from vtr_ray.embedded.tokenizer import build_tokenizer
-from vtr_ray.evaluation.samples import Video, whole_images_only
+from vtr_ray.evaluation.images import whole_images_only
+from vtr_ray.evaluation.samples import Video
 from vtr_ray.evaluation.suites import load_tasks
 from vtr_ray.evaluation.video import read_video
 

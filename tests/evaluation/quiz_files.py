@@ -104,7 +104,7 @@ def picture(index, size=(32, 32)):
 def write_task(
     folder: Path, yaml: str, name: str, rows: list[tuple[str, str]], images=None, tokens=8
 ) -> None:
-    """rows: (question, answer) each."""
+    """rows: (question, answer) each. images: encoded; None: a document without one."""
     (folder / f"{name}.yaml").write_text(yaml.format(name=name, tokens=tokens))
     images = images or [picture(index) for index in range(len(rows))]
     features = datasets.Features(
@@ -112,7 +112,12 @@ def write_task(
          "answer": datasets.Value("string")}
     )  # fmt: skip
     records = [
-        {"id": f"{name}-{i}", "image": {"bytes": image, "path": None}, "question": question, "answer": answer}
+        {
+            "id": f"{name}-{i}",
+            "image": image and {"bytes": image, "path": None},
+            "question": question,
+            "answer": answer,
+        }
         for i, ((question, answer), image) in enumerate(zip(rows, images, strict=True))
     ]
     datasets.Dataset.from_list(records, features=features).to_parquet(folder / f"{name}.parquet")

@@ -5,7 +5,8 @@ from quiz_files import picture
 
 from vtr_ray import strategies
 from vtr_ray.evaluation.evaluator import Evaluator
-from vtr_ray.evaluation.samples import Sample, SampleSet, read_image
+from vtr_ray.evaluation.images import read_image
+from vtr_ray.evaluation.samples import Sample, SampleSet
 from vtr_ray.models import load_model
 from vtr_ray.reduction import DecodeReduction, reduce_vision_tokens
 from vtr_ray.schedule import Schedule

@@ -13,8 +13,9 @@ from vtr_ray import strategies
 from vtr_ray.errors import InputError
 from vtr_ray.evaluation import prompts
 from vtr_ray.evaluation.evaluator import Evaluator, EvaluatorSpec
+from vtr_ray.evaluation.images import read_image, whole_images_only
 from vtr_ray.evaluation.outcome import NOT_A_NUMBER, effectiveness
-from vtr_ray.evaluation.samples import Sample, SampleSet, Skipped, read_image, whole_images_only
+from vtr_ray.evaluation.samples import Sample, SampleSet, Skipped
 from vtr_ray.evaluation.suites import load_tasks
 from vtr_ray.models import load_model
 from vtr_ray.reduction import reduce_vision_tokens
@@ -96,10 +97,13 @@ def by_id(outcomes):
 
 
 def test_without_reduction_the_model_answers_as_it_does_alone(loaded, samples):
-    outcomes = by_id(Evaluator(*loaded, samples, batch_size=5).evaluate(SCHEDULES["none"]))
+    evaluator = Evaluator(*loaded, samples, batch_size=5)
+    outcomes = by_id(evaluator.evaluate(SCHEDULES["none"]))
     assert outcomes.keys() == {sample.id for sample in samples}
+    written = evaluator.answers([sample.id for sample in samples])
     for sample in samples:
         answer, ended = plain_answer(loaded, sample.question, sample.image, tokens=sample.max_new_tokens)
+        assert written[sample.id] == answer  # also where one forward pass decided
         if sample.exact:
             assert outcomes[sample.id].score == float(answer == sample.answers[0] and ended)
             assert outcomes[sample.id].answer is None

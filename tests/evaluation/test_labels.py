@@ -10,6 +10,7 @@ from quiz_files import picture
 from vtr_ray import Schedule, strategies
 from vtr_ray.errors import InputError
 from vtr_ray.evaluation.evaluator import Evaluator
+from vtr_ray.evaluation.images import read_image
 from vtr_ray.evaluation.labels import (
     Label,
     LabelEvaluator,
@@ -22,7 +23,7 @@ from vtr_ray.evaluation.labels import (
     write_labels,
 )
 from vtr_ray.evaluation.outcome import effectiveness
-from vtr_ray.evaluation.samples import Sample, SampleSet, read_image
+from vtr_ray.evaluation.samples import Sample, SampleSet
 from vtr_ray.models import load_model
 from vtr_ray.reduction import DecodeReduction, reduce_vision_tokens
 

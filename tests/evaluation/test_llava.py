@@ -10,7 +10,7 @@ from PIL import Image, ImageFile
 
 from vtr_ray.errors import InputError
 from vtr_ray.evaluation import llava
-from vtr_ray.evaluation.llava import load_llava, make_split, read_entries
+from vtr_ray.evaluation.llava import Sources, load_llava, read_entries, unique_names
 from vtr_ray.evaluation.samples import Sample, SampleSet
 
 
@@ -104,6 +104,43 @@ def test_repeated_ids_get_a_number(tmp_path):
     assert [sample.id for sample in samples] == ["7", "7#2", "7#3"]
 
 
+def test_a_suffix_is_no_id_of_the_file():
+    assert unique_names(["a", "a", "a#2", "a", "b"]) == ["a", "a#3", "a#2", "a#4", "b"]
+    assert unique_names(["a#2", "a#2", "a", "a"]) == ["a#2", "a#2#2", "a", "a#3"]
+
+
+def test_later_turns_are_not_looked_at(tmp_path):
+    png(tmp_path / "a/x.png")
+    odd = [{"from": "system", "value": "?"}, "text", {"value": 3}, {"from": "human"}, None]
+    entries = [entry(str(i), more=[turn]) for i, turn in enumerate(odd)]
+    assert len(load_llava(write(tmp_path / "s.json", entries))) == len(odd)
+
+
+@pytest.mark.parametrize("folder", ["/data", "/data/llava/images", "/elsewhere"])
+@pytest.mark.parametrize("named", [False, True])
+def test_sources_of_paths_however_they_are_written(folder, named):
+    """Oracle: the first folder after what the user named, else after the longest start that all share."""
+    files = [
+        f"/data/llava/images/{name}" for name in ("coco/train/1.jpg", "gqa/2.jpg", "gqa/x/3.jpg", "4.jpg")
+    ]
+    inside = named and folder != "/elsewhere"
+    start = folder if inside else "/data/llava/images"
+    expected = [rest.split("/")[0] if "/" in (rest := file[len(start) + 1 :]) else "." for file in files]
+    for paths in (files, [f"..{'/..' * 5}{file}" for file in files]):
+        sources = Sources(Path(folder), folder if named else None, lambda paths=paths: paths)
+        assert [sources.of(file) for file in paths] == expected
+    relative = Sources(Path(folder), None, lambda: files)
+    assert [relative.of(file) for file in ("coco/a/1.jpg", "./gqa/2.jpg", "3.jpg", "a/../b/4.jpg")] == [
+        "coco", "gqa", ".", "b"
+    ]  # fmt: skip
+
+
+def test_absolute_paths_have_their_own_sources(tmp_path):
+    files = [png(tmp_path / "all" / name / "x.png") for name in ("coco", "gqa")]
+    samples = load_llava(write(tmp_path / "s.json", [entry(str(f), str(f)) for f in files]))
+    assert samples.per_source == {"coco": 1, "gqa": 1}
+
+
 def test_the_fingerprint_sees_every_part(tmp_path):
     png(tmp_path / "a/x.png")
     png(tmp_path / "a/y.png", size=(32, 32))
@@ -133,6 +170,8 @@ def test_the_fingerprint_sees_every_part(tmp_path):
     [
         ("", "list of objects"),
         ('{"id": 1}', "list of objects"),
+        (" ]", "list of objects"),
+        (", []", "list of objects"),
         ("[1, 2]", "entry 0 is not a JSON object"),
         ('[{"id": 1}, 3]', "entry 1 is not a JSON object"),
         ('[{"id": 1} {"id": 2}]', "entry 1 is not"),
@@ -141,6 +180,10 @@ def test_the_fingerprint_sees_every_part(tmp_path):
         ('[{"id": 1}, {"id": ', "entry 1 is broken"),
         ('[{"id": ' + "[" * 100_000, "entry 0 cannot be read"),
         ('[{"id": ' + "1" * 5000 + "}]", "entry 0 cannot be read"),
+        ('[{"id": 1}]\n[{"id": 2}]', r"after 1 entries, at line 2: '\[{\"id\": 2}\]'"),
+        ('\n[\n{"id": 1},\n{"id": 2}\n]\n \n, {"id": 3}]', "after 2 entries, at line 7"),
+        ("[] x", "after 0 entries, at line 1: 'x'"),
+        ("[]]", "text follows the end"),
     ],
 )
 def test_a_broken_json_is_a_clear_error(tmp_path, content, message):
@@ -179,69 +222,12 @@ def test_entries_are_read_whatever_the_chunks(tmp_path, monkeypatch, chunk, inde
     path = tmp_path / "s.json"
     path.write_text(json.dumps(entries, indent=indent, ensure_ascii=False), encoding="utf-8")
     assert list(read_entries(path)) == entries
-
-
-def mixture():
-    entries = [entry(f"c{i}", f"coco/{i}.jpg", answer=f"answer {i}") for i in range(50)]
-    entries += [entry(f"g{i}", f"gqa/images/{i}.jpg") for i in range(30)]
-    entries += [entry(f"o{i}", f"ocr/{i}.jpg") for i in range(4)]
-    entries += [entry(f"long{i}", f"coco/{i}.jpg", answer="one two three four five six") for i in range(9)]
-    entries += [entry(f"later{i}", f"coco/{i}.jpg", question="Hello", answer="hi") for i in range(9)]
-    text_only = {"conversations": entry("t")["conversations"], "id": "t"}
-    return [*entries, text_only, entry("five", "vg/1.jpg", answer="one two three four five")]
-
-
-def test_a_split_is_stratified_and_keeps_the_rules(tmp_path):
-    path = write(tmp_path / "mix.json", mixture())
-    split = make_split(path, per_source=10, seed=3)
-    assert split.path == tmp_path / "mix_split.json"
-    assert split.chosen == {"coco": 10, "gqa": 10, "ocr": 4, "vg": 1}
-    assert split.candidates == {"coco": 50, "gqa": 30, "ocr": 4, "vg": 1}
-    assert split.read == 104
-    written = json.loads(split.path.read_text())
-    assert len(written) == 25
-    originals = {raw["id"]: raw for raw in mixture()}
-    for raw in written:
-        assert raw == originals[raw["id"]]
-        assert len(raw["conversations"][1]["value"].split()) <= 5
-        assert "<image>" in raw["conversations"][0]["value"]
-    assert len({raw["id"] for raw in written}) == 25
-    assert not [file for file in tmp_path.iterdir() if file.name.startswith(".")]
-
-
-def test_a_split_keeps_only_the_first_turn(tmp_path):
-    more = ({"from": "human", "value": "Why?"}, {"from": "gpt", "value": "A very long story about it all."})
-    split = make_split(write(tmp_path / "mix.json", [entry("1", more=more)]))
-    assert json.loads(split.path.read_text()) == [entry("1")]
-
-
-def test_a_split_depends_on_the_seed_alone_and_draws_evenly(tmp_path):
-    path = write(tmp_path / "mix.json", mixture())
-    splits = [make_split(path, tmp_path / f"{s}.json", per_source=10, seed=s) for s in range(40)]
-    contents = [split.path.read_text() for split in splits]
-    assert make_split(path, tmp_path / "again.json", per_source=10, seed=5).path.read_text() == contents[5]
-    assert len(set(contents)) == 40
-    times = [sum(f'"c{i}"' in content for content in contents) for i in range(50)]
-    assert sum(times) == 400
-    assert min(times) >= 1  # each of 50 is expected 8 times in 40 draws of 10
-    assert max(times) <= 20
-
-
-def test_a_split_is_readable_as_samples(tmp_path):
-    for raw in mixture():
-        if "image" in raw:
-            png(tmp_path / raw["image"].replace(".jpg", ".png"), size=(8, 8))
-    entries = [{**raw, "image": raw["image"].replace(".jpg", ".png")} for raw in mixture() if "image" in raw]
-    split = make_split(write(tmp_path / "mix.json", entries), per_source=3)
-    assert load_llava(split.path).per_source == split.chosen
-
-
-def test_no_candidates_or_a_bad_number_is_an_error(tmp_path):
-    path = write(tmp_path / "mix.json", [entry("1", answer="far too many words for a search")])
-    with pytest.raises(InputError, match="none of 1 entries"):
-        make_split(path)
-    with pytest.raises(InputError, match="at least 1"):
-        make_split(path, per_source=0)
+    path.write_text("\ufeff \n" + json.dumps(entries, indent=indent) + "\n \r\n\t", encoding="utf-8")
+    assert list(read_entries(path)) == entries
+    with path.open("a", encoding="utf-8") as file:
+        file.write("\n\n[]")
+    with pytest.raises(InputError, match=f"after 5 entries, at line {path.read_text().count(chr(10)) + 1}:"):
+        list(read_entries(path))
 
 
 def test_sets_join_and_refuse_a_repeated_id():

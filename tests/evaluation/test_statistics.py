@@ -2,9 +2,10 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
 from vtr_ray.evaluation.outcome import Outcome
-from vtr_ray.evaluation.statistics import compare, lower_bound, samples_to_show
+from vtr_ray.evaluation.statistics import compare, lower_bound, samples_to_show, wilson_interval
 
 
 def outcomes(scores):
@@ -36,11 +37,24 @@ def test_pairs_are_matched_by_id_whatever_the_order():
     assert compare(ours, theirs[::-1]) == compare(ours, theirs)
 
 
-def test_equal_differences_give_a_point():
-    same = compare(outcomes([1, 0, 1]), outcomes([1, 0, 1]))
-    assert (same.difference, same.low, same.high, same.p_value, same.significant) == (0, 0, 0, 1, False)
-    lost = compare(outcomes([0, 0]), outcomes([1, 1]))
-    assert (lost.difference, lost.low, lost.high, lost.p_value, lost.significant) == (-1, -1, -1, 0, True)
+@pytest.mark.parametrize("count", [2, 3, 40, 1000])
+def test_equal_differences_do_not_prove_that_all_others_are(count):
+    same = compare(outcomes([1] * count), outcomes([1] * count))
+    # By hand: one won and one lost added, variance 2 / (n + 2), half the width 1.96 sqrt(2) / (n + 2).
+    half = 1.959964 * math.sqrt(2) / (count + 2)
+    assert (same.difference, same.p_value, same.significant) == (0, 1, False)
+    assert (same.low, same.high) == pytest.approx((-half, half), rel=1e-6)
+    lost = compare(outcomes([0] * count), outcomes([1] * count))
+    assert lost.difference == lost.low == -1 and lost.significant == (count > 3)
+    assert lost.significant == (lost.p_value < 0.05)
+
+
+@pytest.mark.parametrize(("right", "samples"), [(0, 5), (1, 2), (3, 40), (39, 40), (40, 40), (3521, 3600)])
+def test_the_interval_of_a_mean_is_wilsons(right, samples):
+    low, high = wilson_interval(right / samples, samples)
+    expected = stats.binomtest(right, samples).proportion_ci(method="wilson")
+    assert (low, high) == pytest.approx((expected.low, expected.high), abs=1e-12)
+    assert 0 <= low < high <= 1
 
 
 def test_a_large_paired_difference_is_significant():

@@ -8,9 +8,16 @@ from PIL import ImageFile
 from quiz_files import ANLS, CHARTS, EXACT, picture, write_task
 
 from vtr_ray.errors import InputError
+from vtr_ray.evaluation.images import read_image
 from vtr_ray.evaluation.outcome import Outcome
-from vtr_ray.evaluation.samples import read_image
-from vtr_ray.evaluation.suites import figure_tasks, load_tasks, task_figures, task_names, with_answers
+from vtr_ray.evaluation.suites import (
+    figure_tasks,
+    load_task,
+    load_tasks,
+    task_figures,
+    task_names,
+    with_answers,
+)
 
 
 def test_documents_become_samples(suite):
@@ -168,11 +175,12 @@ def test_a_search_split_includes_the_other_yaml(suite):
 
 def test_a_document_that_names_a_video_is_a_video_sample(tmp_path):
     """As MVBench's and Video-MME's do: `doc_to_visual` gives a path."""
-    from clips import write_clip
+    from clips import turned_clip
 
     from vtr_ray.evaluation.samples import Video
+    from vtr_ray.evaluation.video import read_video
 
-    write_clip(tmp_path / "0.mp4")
+    turned_clip(tmp_path / "0.mp4", (0, 1, -1, 0))
     yaml = EXACT.replace("doc_to_visual: image", "doc_to_visual: !function utils.clip")
     here = str(tmp_path)
     (tmp_path / "utils.py").write_text(
@@ -182,3 +190,35 @@ def test_a_document_that_names_a_video_is_a_video_sample(tmp_path):
     samples = load_tasks(["moves"], tmp_path, frames=3)
     assert {sample.image for sample in samples} == {Video(tmp_path / "0.mp4", 3)}
     assert "no video" in samples.describe()["skipped"]["moves/19"]
+    assert read_video(samples.samples[0].image).pixels.shape == (3, 64, 32, 3)
+
+
+def test_a_tasks_own_picture_stays_as_it_is(tmp_path):
+    """In memory a picture is neither turned nor put on white, by whichever way it reaches a model."""
+    from vtr_ray.evaluation.benchmarks.lmms_model import _Shown
+    from vtr_ray.evaluation.benchmarks.loading import DocumentPictures
+
+    (tmp_path / "utils.py").write_text(
+        "from PIL import Image\n"
+        "def drawn(doc):\n"
+        "    if doc['question'] == 'deep?':\n"
+        "        deep = Image.new('I;16', (3, 1), 100 * 257)\n"
+        "        deep.putpixel((0, 0), 0)\n"
+        "        return [deep]\n"
+        "    image = Image.new('RGBA', (3, 1), (10, 20, 30, 0))\n"
+        "    image.info['exif'] = b'Exif\\0\\0II*\\0\\x08\\0\\0\\0\\1\\0'\\\n"
+        "        b'\\x12\\1\\3\\0\\1\\0\\0\\0\\6\\0\\0\\0\\0\\0\\0\\0'\n"
+        "    assert image.getexif()[274] == 6\n"
+        "    return [image]\n"
+    )
+    yaml = EXACT.replace("doc_to_visual: image", "doc_to_visual: !function utils.drawn")
+    write_task(tmp_path, yaml, "drawn", [("flat?", "yes"), ("deep?", "yes")])
+    flat, deep = (read_image(sample.image) for sample in load_tasks(["drawn"], tmp_path))
+    task = load_task(str(tmp_path), "drawn")
+    for number, image in enumerate((flat, deep)):
+        (shown,) = DocumentPictures(str(tmp_path), "drawn", number).pictures()
+        (asked,) = _Shown(task.doc_to_visual, lambda number=number: task.eval_docs[number]).pictures()
+        assert shown.tobytes() == asked.tobytes() == image.tobytes()
+        assert (shown.mode, shown.size) == ("RGB", (3, 1))
+    assert flat.tobytes() == bytes((10, 20, 30)) * 3
+    assert deep.tobytes() == bytes(3) + bytes([100]) * 6

@@ -7,12 +7,16 @@ from typing import Any
 from toys import PINPOINTS
 
 NAMED = {
+    "llava": {3: "<image>"},
+    "tiled": {3: "<image>", 4: "<video>", 6: "<fake_token_around_image>", 7: "<global-img>"},
     "onevision": {3: "<image>", 4: "<video>"},
     "internvl": {3: "<IMG_CONTEXT>", 4: "<video>", 6: "<img>", 7: "</img>"},
     "gemma3": {3: "<image_soft_token>", 4: "<video>", 6: "<start_of_image>", 7: "<end_of_image>"},
     "qwen": {3: "<|image_pad|>", 4: "<|video_pad|>", 6: "<|vision_start|>", 7: "<|vision_end|>"},
 }
 PLACE = {
+    "llava": ("<image>", ""),
+    "tiled": ("<image>", "<video>"),
     "onevision": ("<image>", "<video>"),
     "internvl": ("<IMG_CONTEXT>", "<video>"),
     "gemma3": ("<start_of_image>", ""),
@@ -56,6 +60,38 @@ def template(family: str) -> str:
 def processor_of(name: str) -> Any:
     import transformers
 
+    if name == "llava-next":
+        return transformers.LlavaNextProcessor(
+            transformers.LlavaNextImageProcessor(
+                size={"shortest_edge": 16},
+                crop_size={"height": 16, "width": 16},
+                image_grid_pinpoints=PINPOINTS,
+            ),
+            tokenizer("llava"),
+            patch_size=4,
+            vision_feature_select_strategy="default",
+            num_additional_image_tokens=1,
+            chat_template=template("llava"),
+        )
+    if name.startswith("llava"):
+        size = {"height": 16, "width": 16}
+        return transformers.LlavaProcessor(
+            transformers.CLIPImageProcessor(size=size, crop_size=size, do_center_crop=False),
+            tokenizer("llava"),
+            patch_size=4,
+            vision_feature_select_strategy="default",
+            num_additional_image_tokens=1,
+            chat_template=template("llava"),
+        )
+    if name in ("idefics3", "smolvlm"):
+        kinds: dict[str, Any] = {"size": {"longest_edge": 32}, "max_image_size": {"longest_edge": 16}}
+        options: dict[str, Any] = {"image_seq_len": 4, "chat_template": template("tiled")}
+        if name == "idefics3":
+            images = transformers.Idefics3ImageProcessor(**kinds)
+            return transformers.Idefics3Processor(images, tokenizer("tiled"), **options)
+        images = transformers.SmolVLMImageProcessor(**kinds)
+        videos = transformers.SmolVLMVideoProcessor(size={"longest_edge": 16})
+        return transformers.SmolVLMProcessor(images, tokenizer("tiled"), videos, **options)
     if name.startswith("gemma3"):
         named = {
             "boi_token": "<start_of_image>",

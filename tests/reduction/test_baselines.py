@@ -58,14 +58,26 @@ def test_pdrops_idle_stage_of_24_layers_is_the_papers(llava_factory: Callable[..
     assert [len(layer) for layer in kept] == [16] * 8 + [8] * 8 + [4] * 8
 
 
-@pytest.mark.parametrize("tokens", [576, 1280, 144, 577])
+@pytest.mark.parametrize("tokens", [1, 5, 144, 576, 577, 729, 1280, 2880])
 def test_fastvs_count_is_its_own(tokens: int) -> None:
-    """Their `round(N (1 - R))`; a count that ends in exactly a half rounds up here, to the even one there."""
-    for drop in (0.5, 0.75, 0.875, 0.9375):
-        if tokens * (1 - drop) % 1 == 0.5:
-            continue
-        assert strategies.fastv(32, drop).counts(tokens)[2] == round(tokens * (1 - drop))
-        assert set(strategies.fastv(32, drop).counts(tokens)[:2]) == {tokens}
+    """Their `round(N (1 - R))`: a count that ends in exactly a half goes to the even one."""
+    for drop in (0.5, 0.625, 0.75, 0.875, 0.9375, 0.34375, 0.3, 0.7):
+        schedule = strategies.fastv(32, drop)
+        assert schedule.counts(tokens)[2] == round(tokens * (1 - drop))
+        assert set(schedule.counts(tokens)[:2]) == {tokens}
+        assert strategies.random(schedule).counts(tokens) == schedule.counts(tokens)
+
+
+@pytest.mark.parametrize(
+    ("keep", "ratios"),
+    [(0.7, (0.7, 0.49, 0.343)), (0.6, (0.6, 0.36, 0.216)), (0.1, (0.1, 0.01, 0.001)), (0.0, (0.0,) * 3)],
+)
+def test_pdrops_counts_are_of_its_ratios_as_written(keep: float, ratios: tuple[float, ...]) -> None:
+    """`int(N * ratio)`, their code; 0.7 ** 2 in floating point would keep 48 of 100 tokens."""
+    schedule = strategies.pyramid_drop(8, layers=(2, 4, 6), keep=keep)
+    for tokens in (1, 25, 100, 144, 576, 1000, 2880, 3000):
+        assert schedule.counts(tokens)[2::2] == [int(tokens * ratio) for ratio in ratios]
+    assert strategies.pyramid_drop(8, layers=(2, 4, 6), keep=ratios) == schedule
 
 
 def test_fastv_chooses_once_and_keeps_positions(tiny_llava: Any) -> None:

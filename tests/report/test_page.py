@@ -136,12 +136,15 @@ def test_the_accuracy_figure_draws_its_data(made: Made) -> None:
         assert not [
             other
             for other, row in rows.items()
-            if row["random_control"] == "0"
+            if row["control"] == ""
             and float(row["tflops"]) < float(rows[name]["tflops"])
             and float(row["average"]) >= float(rows[name]["average"])
         ]
     assert {"no reduction", "G-Search", "VTW"} <= front and "FastV" not in front
-    assert rows["FastV, random tokens"]["random_control"] == "1"
+    assert {name: row["control"] for name, row in rows.items() if row["control"]} == {
+        "FastV, random tokens": "random tokens", "P-Sigmoid, one cut": "one cut"
+    }  # fmt: skip
+    assert "P-Sigmoid, one cut" not in front and "Accuracy against TFLOPs, with 95 % intervals" in made.text
 
 
 def test_the_layers_data_are_the_searches_trials_and_beliefs(made: Made) -> None:

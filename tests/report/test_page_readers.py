@@ -12,9 +12,12 @@ import pytest
 
 from vtr_ray import strategies
 from vtr_ray.errors import InputError
+from vtr_ray.report.controls import MEANINGS, controls_of
 from vtr_ray.report.page import read_runs, write_page
+from vtr_ray.report.page.accuracy import draw_accuracy, pareto_front
 from vtr_ray.report.page.drawing import looks
 from vtr_ray.report.page.evaluations import read_evaluation, read_samples
+from vtr_ray.report.page.marks import mark_of
 from vtr_ray.report.page.searches import read_search_run, search_directories
 from vtr_ray.report.page.sheets import verdict
 from vtr_ray.schedule import Schedule
@@ -130,8 +133,8 @@ def test_the_verdict_names_what_is_significant_and_leaves_random_controls_out(tm
     assert verdict(read_evaluation(page_files.write_evaluation(tmp_path / "alone", alone))) == []
 
 
-def search_with_comparison(path: Path) -> dict[str, Any]:
-    """A search and the table it ends with; gives the table."""
+def search_with_comparison(path: Path, accuracy_interval: bool = False) -> dict[str, Any]:
+    """A search and the table it ends with, earlier versions' without intervals; gives the table."""
     found = page_files.write_search(path, iterations=0)
 
     def row(name: str, schedule: Schedule, accuracy: float, **pairs: Any) -> dict[str, Any]:
@@ -145,6 +148,8 @@ def search_with_comparison(path: Path) -> dict[str, Any]:
             "accuracy": accuracy,
             "per_source": {"vtr_text": 0.5},
         }
+        if accuracy_interval:
+            base |= {"accuracy_low": accuracy - 0.03, "accuracy_high": accuracy + 0.01}
         return {**base, "difference": None, "to_found": None, **interval, **costs}
 
     table = {
@@ -158,6 +163,32 @@ def search_with_comparison(path: Path) -> dict[str, Any]:
     }
     (path / "comparison.json").write_text(json.dumps(table))
     return table
+
+
+def test_a_searchs_own_comparison_has_intervals_and_controls(tmp_path: Path) -> None:
+    path = tmp_path / "gsearch-x"
+    table = search_with_comparison(path, accuracy_interval=True)
+    found = Schedule.from_dict(table["rows"][1]["schedule"])
+    for name, schedule in controls_of(found, 0).schedules.items():
+        table["rows"].append(
+            {**table["rows"][2], "name": name, "schedule": schedule.to_dict(), "accuracy": 0.99}
+        )
+    (path / "comparison.json").write_text(json.dumps(table))
+    inputs = read_runs([path])
+    (run,) = inputs.evaluations
+    ours = run.results.strategies["G-Search"].average
+    assert (ours.low, ours.high) == pytest.approx((0.945, 0.985))
+    assert list(inputs.schedules) == ["no reduction", "G-Search", "FastV"]
+    assert not {*MEANINGS} & {*pareto_front(run.results)}
+    found_looks = inputs.looks_of(run)
+    own = [found_looks[name] for name in ("G-Search", *MEANINGS)]
+    assert own[0] == own[1] == own[2] != found_looks["FastV"]
+    assert (
+        len({mark_of(found_looks[name], run.results.control(name)) for name in ("G-Search", *MEANINGS)}) == 3
+    )
+    rows = draw_accuracy(run.results, found_looks).rows
+    assert [row[-1] for row in rows] == ["", "", "", "random tokens", "one cut"]
+    assert all(row[3] < row[2] < row[4] for row in rows[:3])
 
 
 def test_a_searchs_own_comparison_stands_in_for_an_evaluation(tmp_path: Path) -> None:

@@ -7,6 +7,7 @@ from typing import Any
 import pytest
 
 from vtr_ray import strategies
+from vtr_ray.efficiency.schedule_cost import ScheduleCost
 from vtr_ray.errors import InputError
 from vtr_ray.evaluation.outcome import NOT_A_NUMBER, Outcome
 from vtr_ray.report.comparison import compare_schedules, comparison_table
@@ -25,7 +26,7 @@ class Pool:
 
     def call(self, name: str, *arguments: Any) -> Any:
         if name == "costs":
-            return [(1.0, 0.1) for _ in arguments[0]]
+            return [ScheduleCost(0.5, 1.0, 1.0, SAMPLES) for _ in arguments[0]]
         return {f"s{number:02}": "quiz" for number in range(SAMPLES)}
 
     def evaluate(self, schedule: Schedule) -> list[Outcome]:

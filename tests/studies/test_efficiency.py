@@ -7,15 +7,16 @@ from dataclasses import replace
 import pytest
 
 from vtr_ray.report.studies import draw
-from vtr_ray.studies.efficiency import FLASH, FLASH_ATTENTION, Timed, Where, clocked
+from vtr_ray.studies.efficiency import FLASH, FLASH_ATTENTION, Timed, Times, Where, clocked
 from vtr_ray.studies.methods import G_SEARCH, NONE
 
 PLACE = Where("a model", 3_000_000, "a machine", ("FlashAttention2 does not run here: no.",))
 
 
 def timed(method: str, prefill: float, decode: float, kernel: str = "sdpa", wobble: float = 0.01) -> Timed:
-    turns = [1 - wobble, 1.0, 1 + wobble]
-    return Timed(method, kernel, 0.5, 2.0, [prefill * t for t in turns], [decode * t for t in turns])
+    turns = [1 - wobble, 1 - wobble, 1.0, 1 + wobble, 1 + wobble]
+    times = [Times.of([seconds * t for t in turns]) for seconds in (prefill, decode)]
+    return Timed(method, kernel, 0.5, 2.0, *times)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +52,7 @@ def test_it_holds_where_it_is_faster_beyond_the_quartiles(
     rows = [
         dict(zip(found.tables["methods"].columns, row, strict=True)) for row in found.tables["methods"].rows
     ]
-    assert rows[2]["prefill s"] == pytest.approx(ours.prefill[1])
+    assert rows[2]["prefill s"] == pytest.approx(ours.prefill.median)
     assert rows[2]["TMACs"] == 1.0 and rows[2]["parameters, B"] == 0.003
     assert PLACE.left_out[0] in found.sentences
     (drawing,) = draw(found)

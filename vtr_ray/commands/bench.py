@@ -23,8 +23,9 @@ from vtr_ray.commands.costs import (
 from vtr_ray.efficiency import count_flops, read_config
 from vtr_ray.efficiency.bench import Measured, Protocol, measure, sampled_p_sigmoid
 from vtr_ray.efficiency.configs import shapes
-from vtr_ray.efficiency.latency import Latency
 from vtr_ray.efficiency.memory import build_model
+from vtr_ray.efficiency.times import Latency, untold, untold_words
+from vtr_ray.efficiency.units import flops_unit
 from vtr_ray.errors import InputError, first_line
 from vtr_ray.models.loading import device_of, dtype_of, load_model
 from vtr_ray.report.comparison import NO_REDUCTION
@@ -47,7 +48,7 @@ class BenchOptions:
     new_tokens: int = 5
     encoder: bool = True
     warmup: int = 2
-    repeats: int = 9
+    repeats: int = 32
 
 
 def bench(
@@ -86,6 +87,7 @@ def bench(
     timed: dict[str, Schedule | None] = {**named, NO_REDUCTION: None}  # the untouched model
     with console.status("timing"):
         measured = measure(live, timed, protocol)
+    times = {name: one.prefill for name, one in measured.items()}
     content = {
         "model": model,
         "random_weights": options.random_weights,
@@ -98,8 +100,10 @@ def bench(
             "batch": options.batch,
             "encoder_timed": options.encoder,
             "warmup": options.warmup,
+            "turns": len(times[NO_REDUCTION].seconds),
             "repeats": options.repeats,
         },
+        "prefill_not_told_apart": untold(times),
         "schedules": {
             name: figures(live.config, one, measured[NO_REDUCTION], protocol)
             for name, one in measured.items()
@@ -107,7 +111,7 @@ def bench(
     }
     for line in _head(content):
         console.print(line, highlight=False, soft_wrap=True)
-    console.print(_table(content["schedules"], options))
+    console.print(_table(content["schedules"], untold_words(times)))
     if json is not None:
         write_json(json.absolute(), content)
         console.print(f"Wrote {json}", soft_wrap=True, highlight=False)
@@ -182,7 +186,7 @@ def figures(config: Any, one: Measured, none: Measured, protocol: Protocol) -> d
 
 
 def _times(latency: Latency) -> dict[str, Any]:
-    return {"median": latency.median, "spread": latency.spread, "seconds": list(latency.seconds)}
+    return {**latency.to_dict(), "spread": latency.spread, "seconds": list(latency.seconds)}
 
 
 def _head(content: Mapping[str, Any]) -> list[str]:
@@ -196,19 +200,21 @@ def _head(content: Mapping[str, Any]) -> list[str]:
         f"{where['dtype']}, {where['attention']} attention",
         f"{where['device']}{threads}; Python {where['python']}, {versions}",
         f"batch {protocol['batch']}; {protocol['vision_tokens']} vision and {protocol['text_tokens']} text "
-        f"tokens in, {protocol['new_tokens']} out; encoder {encoder}; median of {protocol['repeats']} after "
-        f"{protocol['warmup']} to warm up, schedules in turns",
+        f"tokens in, {protocol['new_tokens']} out; encoder {encoder}; median of {protocol['turns']} turns "
+        f"after {protocol['warmup']} to warm up; at most {protocol['repeats']}, until all are told apart",
     ]
 
 
-def _table(rows: Mapping[str, Mapping[str, Any]], options: BenchOptions) -> Table:
+def _table(rows: Mapping[str, Mapping[str, Any]], untold: str) -> Table:
     table = Table(caption_justify="left")
+    unit = flops_unit(row["tflops"] for row in rows.values())
     table.caption = (
-        "TFLOPs: the paper's convention, per sample; FLOPs ratio: executed FLOPs of the untouched prefill "
-        "over this one's; achieved: speed-up / FLOPs ratio; ±: distance between the quartiles"
+        f"{unit.name}: the paper's convention, per sample; FLOPs ratio: executed FLOPs of the untouched "
+        "prefill over this one's; achieved: speed-up / FLOPs ratio; ±: distance between the quartiles"
+        f"{untold}"
     )
     table.add_column("schedule")
-    for column in ("memory cost", "TFLOPs", "prefill ms", "decode ms", "tokens/s", "peak GiB"):
+    for column in ("memory cost", unit.name, "prefill ms", "decode ms", "tokens/s", "peak GiB"):
         table.add_column(column, justify="right")
     for column in ("speed-up", "FLOPs ratio", "achieved"):
         table.add_column(column, justify="right")
@@ -216,7 +222,7 @@ def _table(rows: Mapping[str, Mapping[str, Any]], options: BenchOptions) -> Tabl
         table.add_row(
             name,
             f"{row['memory_cost']:.3f}",
-            f"{row['tflops']:.4g}",
+            unit.show(row["tflops"]),
             _cell(row["prefill"]),
             _cell(row["decode"]),
             f"{row['tokens_per_second']:.4g}",

@@ -13,6 +13,7 @@ from vtr_ray.efficiency.configs import read_config, shapes
 from vtr_ray.efficiency.decoder import decoder_shape
 from vtr_ray.efficiency.flops import Convention, count_flops
 from vtr_ray.efficiency.memory import kv_bytes
+from vtr_ray.efficiency.units import flops_unit
 from vtr_ray.efficiency.vision import default_sample, vision_tokens_of
 from vtr_ray.efficiency.workloads import Picture
 from vtr_ray.errors import InputError
@@ -88,10 +89,13 @@ def cost_lines(schedule: Schedule, model: str, tokens: int | None, text_tokens: 
         flops = count_flops(config, one, sample, text_tokens, convention, images=images, logits_to_keep=keep)
         return flops.total / 1e12
 
+    unit = flops_unit([tera(none, "paper"), tera(none, "executed")])
+    paper, all_paper = (unit.show(tera(one, "paper")) for one in (schedule, none))
+    executed, all_executed = (unit.show(tera(one, "executed")) for one in (schedule, none))
     held, all_held = (sum(kv_bytes(config, one, sample, text_tokens)) / 2**20 for one in (schedule, none))
     return [
         f"On {model}, {sample} vision and {text_tokens} text tokens (no reduction in brackets):",
-        f"  {tera(schedule, 'paper'):.4g} TFLOPs ({tera(none, 'paper'):.4g}) by the paper's convention, "
-        f"{tera(schedule, 'executed'):.4g} ({tera(none, 'executed'):.4g}) executed with one logit row",
+        f"  {paper} {unit.name} ({all_paper}) by the paper's convention, "
+        f"{executed} ({all_executed}) executed with one logit row",
         f"  {held:.4g} MiB of KV cache ({all_held:.4g}) in half precision",
     ]

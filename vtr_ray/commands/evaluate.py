@@ -10,8 +10,7 @@ from typing import Any
 
 from rich.console import Console
 
-from vtr_ray import strategies
-from vtr_ray.commands.inputs import DataOptions, ModelOptions, PoolOptions, Samples
+from vtr_ray.commands.inputs import DataOptions, ModelOptions, PoolOptions, Samples, evaluated
 from vtr_ray.commands.labelling import with_labels
 from vtr_ray.commands.named import (
     CONTROL,
@@ -30,13 +29,15 @@ from vtr_ray.reduction import DecodeReduction
 from vtr_ray.report.comparison import (
     NO_REDUCTION,
     Row,
+    claim_lines,
     compare_schedules,
     comparison_table,
     figures_table,
     sources_table,
 )
+from vtr_ray.report.controls import control_name, controls_of
 from vtr_ray.report.live import comparing
-from vtr_ray.schedule import Ranking, Schedule
+from vtr_ray.schedule import Schedule
 from vtr_ray.store import REGISTERED
 from vtr_ray.tuning.cluster import connected
 from vtr_ray.tuning.directory import read_settings
@@ -57,14 +58,14 @@ class StrategyOptions:
     """Strategies by name; see `vtr_ray.commands.named`.
 
     memory_cost: solve each one's free parameter for it. find_k: search VTW's layer on the samples.
-    random: each schedule that has to choose is followed by the control: random tokens at its rates.
+    controls: each schedule that chooses tokens is followed by its controls (`vtr_ray.report.controls`).
     """
 
     names: tuple[str, ...] = ()
     memory_cost: float | None = None
     find_k: bool = False
     seed: int = 0
-    random: bool = True
+    controls: bool = True
 
 
 def evaluate(
@@ -85,8 +86,8 @@ def evaluate(
     """
     if not schedules and not named.names:
         raise InputError("nothing to evaluate; give schedule files, or --strategy fastv")
-    if not named.random and CONTROL in named.names:
-        raise InputError(f"--strategy {CONTROL} and --no-random are opposites; give one of them")
+    if not named.controls and CONTROL in named.names:
+        raise InputError(f"--strategy {CONTROL} and --no-controls are opposites; give one of them")
     layers = model.num_layers()
     if suite is not None:
         if decode is not None or named.find_k:
@@ -114,7 +115,7 @@ def evaluate(
             "a model of your own needs samples: give --samples FILE.json and --images DIR, or --task NAME"
         )
     check_comparable(data.set)
-    if named.random:
+    if named.controls:
         loaded = _with_controls(loaded, named.seed)
     say = partial(console.print, soft_wrap=True, highlight=False, markup=False)
     with connected():
@@ -126,7 +127,8 @@ def evaluate(
             baseline: list[Outcome] = []
             with comparing(console, data.set.labels) as on_row:
                 rows = compare_schedules(pool, loaded, on_row, baseline)
-    _print(console, rows, data)
+            asked = evaluated(data, pool)
+    _print(console, rows, asked)
     if decode is None:
         return rows
     with (
@@ -138,7 +140,7 @@ def evaluate(
     title = (
         f"after every {decode.every} decoded tokens, each cache keeps {decode.keep:g} of its vision tokens"
     )
-    _print(console, decoded, data, title)
+    _print(console, decoded, asked, title)
     return rows + decoded
 
 
@@ -154,7 +156,7 @@ def _files(paths: Sequence[Path], names: Sequence[str], model: str, force: bool)
 def _given(
     paths: Sequence[Path], named: StrategyOptions, layers: int, model: str, force: bool
 ) -> dict[str, Given]:
-    """Schedules and strategies by the names that tables have of them, each followed by its control."""
+    """Schedules and strategies by the names that tables have of them, each followed by its controls."""
     found: dict[str, Given] = {}
     for path in dict.fromkeys(paths):
         given = given_schedule(path, model, force)
@@ -168,7 +170,7 @@ def _given(
     for text, schedule in _named(named, layers).items():
         if text != "none":
             found[_TITLES.get(text, text)] = Given(schedule)
-    if named.random:
+    if named.controls:
         schedules = {name: one.schedule for name, one in found.items()}
         controlled = _with_controls(schedules, named.seed)
         found = {name: found.get(name, Given(schedule)) for name, schedule in controlled.items()}
@@ -199,6 +201,8 @@ def _print(console: Console, rows: list[Row], samples: Samples, title: str = "")
             console.print(f"No figures of {task}: {first_line(error)}", soft_wrap=True, markup=False)
         else:
             console.print(figures_table(task, figures))
+    for line in claim_lines(rows):
+        console.print(line, soft_wrap=True, highlight=False, markup=False)
 
 
 def _named(options: StrategyOptions, layers: int) -> dict[str, Schedule]:
@@ -228,10 +232,10 @@ def _searched_vtw(pool: Any, console: Console) -> dict[str, Schedule]:
 
 
 def _with_controls(loaded: Mapping[str, Schedule], seed: int) -> dict[str, Schedule]:
-    """Each schedule; where it chooses among tokens, and not at random, then random ones at its rates."""
+    """Each schedule, followed by its controls."""
     rows: dict[str, Schedule] = {}
     for name, schedule in loaded.items():
         _add(rows, {name: schedule})
-        if any(0 < rate < 1 for rate in schedule.rates) and schedule.ranking != Ranking.RANDOM:
-            _add(rows, {f"{name}, random tokens": strategies.random(schedule, seed)})
+        own = controls_of(schedule, seed).schedules
+        _add(rows, {control_name(name, control): one for control, one in own.items()})
     return rows

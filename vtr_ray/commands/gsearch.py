@@ -11,6 +11,7 @@ from vtr_ray.commands.inputs import DataOptions, ModelOptions, PoolOptions
 from vtr_ray.commands.searching import RunOptions, SearchJob
 from vtr_ray.errors import InputError
 from vtr_ray.evaluation.statistics import samples_to_show
+from vtr_ray.evaluation.untouched import Needed
 from vtr_ray.report.comparison import rivals
 from vtr_ray.search import GSearch
 from vtr_ray.search.objectives import allowed_drop, too_few_samples
@@ -52,11 +53,11 @@ def gsearch(
         _too_few(search_options, samples)
 
     job = SearchJob("gsearch", "G-Search", model, data, pool_options, run, console, check, check_samples)
-    few = _too_few(search_options, len(job.samples.set))
     # The tracker first: creating a store takes as long as Ray takes to start, in the background.
     with job.tracker(job.out) as tracker, connected():
         with job.open() as pool:
-            samples = len(job.samples.set)
+            samples = len(job.samples.set)  # less those that the model cannot be asked about
+            few = _too_few(search_options, samples)
             search = GSearch(
                 num_layers=pool.num_layers,
                 vision_tokens=pool.vision_tokens,
@@ -69,6 +70,7 @@ def gsearch(
             )
             if few:
                 job.say(few)
+            job.check_right(pool, _needed(search_options))
             cost = job.cost(pool)
             found = job.search(search, pool, job.out, asdict(search_options), search_options.seed, tracker)
             others = rivals(found.schedule, search_options.seed)
@@ -77,8 +79,22 @@ def gsearch(
         tracker.notify()
         job.show(rows, others.left_out)
     job.say_found(found, cost)
+    drop = allowed_drop(search_options.objective)
+    if drop is None:
+        job.say_claims(rows, "--objective keep-accuracy:0.5, a smaller --weight, or more search samples")
+    else:
+        advice = "fewer points in --objective, or more search samples"
+        job.say_claims(rows, advice, drop, f"--objective {search_options.objective}")
     job.say_mlflow(job.out.name)
     return job.out
+
+
+def _needed(options: GSearchOptions) -> Needed:
+    """What no reduction must reach: more than the objective gives away for all tokens."""
+    drop = allowed_drop(options.objective)
+    if drop is None:
+        return Needed(options.weight, f"--weight {options.weight:g}")
+    return Needed(drop, f"--objective {options.objective}")
 
 
 def _too_few(options: GSearchOptions, samples: int) -> str | None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -21,7 +21,7 @@ from vtr_ray.evaluation.llava import load_llava
 from vtr_ray.evaluation.plain import check_answers, load_unanswered
 from vtr_ray.evaluation.pool import EvaluatorPool, check_shares
 from vtr_ray.evaluation.prefix_cache import parse_size
-from vtr_ray.evaluation.samples import FRAMES, SampleSet
+from vtr_ray.evaluation.samples import FRAMES, SampleSet, Skipped
 from vtr_ray.evaluation.suites import load_tasks
 from vtr_ray.models import fetch_model, load_config
 from vtr_ray.reduction import DecodeReduction
@@ -81,6 +81,16 @@ class Samples:
         if self.labels is None:
             return self.load
         return partial(labelled, self.load, partial(ray.get, ray.put(self.labels)))
+
+
+def evaluated(samples: Samples, pool: EvaluatorPool) -> Samples:
+    """Return the samples without those that the pool's evaluators skipped: what its outcomes are of."""
+    if pool.num_samples == len(samples.set):
+        return samples
+    reasons = pool.describe()["samples"]["skipped"]
+    kept = tuple(sample for sample in samples.set if sample.id not in reasons)
+    skipped = tuple(Skipped(name, reason) for name, reason in reasons.items())
+    return replace(samples, set=replace(samples.set, samples=kept, skipped=skipped))
 
 
 @dataclass(frozen=True)

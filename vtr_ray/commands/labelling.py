@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from vtr_ray import strategies
-from vtr_ray.commands.inputs import ModelOptions, PoolOptions, Samples
+from vtr_ray.commands.inputs import ModelOptions, PoolOptions, Samples, evaluated
 from vtr_ray.evaluation.labels import (
     FILE,
     LabelEvaluator,
@@ -72,7 +72,10 @@ def _written(
     # What trials share is not worth keeping for one schedule.
     with pool.open(replace(model, cache="0"), samples, "labels", say=say, kind=LabelEvaluator) as actors:
         outcomes = actors.evaluate(strategies.none(actors.num_layers))
-    labels = labels_of(outcomes, key, limit)
+        asked = evaluated(samples, actors).set
+    known = {skipped.name for skipped in samples.set.skipped}
+    refused = [skipped for skipped in asked.skipped if skipped.name not in known]
+    labels = labels_of(outcomes, key, limit, refused)
     cut = sum(not label.ends for label in labels.by_sample.values())
     say(
         f"Labels: the model itself answered {len(outcomes)} samples without reduction in "

@@ -148,6 +148,8 @@ def _value(name: str, option: str, text: str) -> Any:
     try:
         if option == "layers":
             return tuple(int(layer) for layer in text.split("/"))
+        if option == "keep" and "/" in text:
+            return tuple(float(ratio) for ratio in text.split("/"))
         return int(text) if option in ("after_layer", "withdraw_after") else float(text)
     except ValueError:
         expected = {"layers": "layers as 8/16/24", "after_layer": "a layer", "withdraw_after": "a layer"}

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import os
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,9 +15,9 @@ from rich.console import Console
 
 from vtr_ray.commands.inputs import DataOptions, ModelOptions, PoolOptions
 from vtr_ray.commands.searching import RunOptions, SearchJob
-from vtr_ray.efficiency import count_flops
+from vtr_ray.efficiency.times import untold
 from vtr_ray.errors import InputError
-from vtr_ray.models import load_config
+from vtr_ray.evaluation.untouched import Needed
 from vtr_ray.provenance import with_provenance
 from vtr_ray.report.comparison import rivals
 from vtr_ray.report.front import FrontPoint, Rival, draw_front, front_table, volume_table
@@ -44,7 +46,8 @@ class ParetoOptions:
 class Limits:
     """What the schedule picked from the front must meet. No part of the search: `--resume` may have others.
 
-    max_tflops: executed, of a median sample's prefill. max_prefill_ms: measured on this device, batch 1.
+    max_tflops: executed, of a prefill, mean over the samples. max_prefill_ms: measured on this device, batch
+    1; a schedule meets it only where the clock tells so.
     max_drop: points of E below no reduction; where all are None it is `MAX_DROP`.
     With `max_drop` the cheapest that fits is picked, else the one with the largest E.
     """
@@ -53,18 +56,28 @@ class Limits:
     max_prefill_ms: float | None = None
     max_drop: float | None = None
 
+    @property
+    def prefill(self) -> float | None:
+        """`max_prefill_ms` in seconds."""
+        return None if self.max_prefill_ms is None else self.max_prefill_ms / 1000
+
+    @property
+    def allowed_drop(self) -> float | None:
+        """How much E may fall, in units of E; None: as much as the other limits take."""
+        if self.max_drop is None and self.max_tflops is None and self.max_prefill_ms is None:
+            return MAX_DROP / 100
+        return None if self.max_drop is None else self.max_drop / 100
+
     def choose(self, search: ParetoSearch, front: Sequence[FrontPoint]) -> TrialResult | None:
         """The point of the front; None where nothing fits."""
+        fast = (
+            front if self.prefill is None else [one for one in front if one.faster_than(self.prefill, front)]
+        )
         fitting = {
-            point.trial
-            for point in front
-            if (self.max_tflops is None or point.tflops <= self.max_tflops)
-            and (self.max_prefill_ms is None or 1000 * point.prefill <= self.max_prefill_ms)
+            point.trial for point in fast if self.max_tflops is None or point.tflops <= self.max_tflops
         }
-        drop = self.max_drop
-        if drop is None and self.max_tflops is None and self.max_prefill_ms is None:
-            drop = MAX_DROP
-        return search.choose(None if drop is None else drop / 100, lambda result: result.id in fitting)
+        drop = self.allowed_drop
+        return search.choose(drop, lambda result: result.id in fitting)
 
     def unmet(self, front: Sequence[FrontPoint], out: Path) -> InputError:
         """Why nothing fits: what the front has to offer for each limit."""
@@ -73,8 +86,11 @@ class Limits:
             least = min(point.tflops for point in front)
             offers.append(f"--max-tflops {self.max_tflops:g} (the least is {least:.4g})")
         if self.max_prefill_ms is not None:
-            least = 1000 * min(point.prefill for point in front)
-            offers.append(f"--max-prefill-ms {self.max_prefill_ms:g} (the least is {least:.1f})")
+            least = 1000 * min(point.slowest(front) for point in front)
+            offer = (
+                f"{least:.1f} is the least that the clock told" if least < math.inf else "no time was told"
+            )
+            offers.append(f"--max-prefill-ms {self.max_prefill_ms:g} ({offer})")
         if self.max_drop is not None:
             known = [100 * point.drop for point in front if point.drop is not None]
             offer = f"the least is {min(known):.1f}" if known else "no reduction was not measured"
@@ -104,17 +120,18 @@ def pareto(
         # A number out of range must fail before anything starts.
         ParetoSearch(model.num_layers(), 1, lambda schedule: schedule.memory_cost, **asdict(search_options))
 
-    job = SearchJob("pareto", "Pareto", model, data, pool_options, run, console, check)
+    job = SearchJob("pareto", "Pareto", model, data, pool_options, run, console, check, convention="executed")
     with job.tracker(job.out) as tracker, connected():
         with job.open() as pool:
-            executed = _executed(load_config(model.path), pool.call("sample_tokens"))
+            executed = partial(job.mean_cost(pool).flops, convention="executed", logits_to_keep=1)
             search = ParetoSearch(pool.num_layers, pool.vision_tokens, executed, **asdict(search_options))
             job.say(
                 f"Pareto search on {model.model}: {pool.num_layers} layers, {pool.vision_tokens} vision "
                 f"tokens, {len(job.samples.set)} search samples, at most {search.total_trials} trials, those "
                 f"of reference strategies included. Run: {job.out}"
             )
-            paper = job.cost(pool)
+            job.check_right(pool, Needed())
+            cost = job.cost(pool)
             found = job.search(
                 search,
                 pool,
@@ -123,13 +140,10 @@ def pareto(
                 search_options.seed,
                 tracker,
                 columns=("k", "alpha", "budget"),
-                cost=lambda schedule: {
-                    **paper(schedule),
-                    "tflops_executed": executed(schedule) / 1e12,
-                },
+                cost=cost,
                 save=False,
             )
-            front = _front(search, pool)
+            front = _front(search, pool, limits)
             chosen = limits.choose(search, front)
             source = job.provenance(pool)
             _save_front(search, front, chosen, limits, job, source)
@@ -144,14 +158,18 @@ def pareto(
                 others = rivals(chosen.schedule, search_options.seed)
                 left_out = others.left_out
                 rows = job.compare(pool, {"Pareto": chosen.schedule, **others.schedules})
-        _record(search, found, chosen, rows, left_out, paper, job)
+        _record(search, found, chosen, rows, left_out, cost, job)
         tracker.notify()
         job.show(rows, left_out)
     own = sum(1 for result in search.trials if result.strategy is None)
     job.console.print(front_table(front, chosen.id if chosen else None, job.labels))
     job.console.print(volume_table(own, search.hypervolume, _rivals(search)))
     if chosen is not None:
-        job.say_found(found, paper)
+        job.say_found(found, cost)
+        drop = limits.allowed_drop
+        allowed = "" if drop is None else f"--max-drop {100 * drop:g}"
+        advice = "a smaller --max-drop, larger limits, or more search samples"
+        job.say_claims(rows, advice, drop, allowed)
     job.say(f"Front:      {job.out / FRONT}, {job.out / 'front.png'}")
     job.say_mlflow(job.out.name)
     if chosen is None:
@@ -159,17 +177,12 @@ def pareto(
     return job.out
 
 
-def _executed(config: Any, tokens: tuple[int, int]) -> Callable[[Schedule], float]:
-    """Executed FLOPs of a median sample's prefill, the head on one token."""
-    return lambda schedule: count_flops(config, schedule, *tokens, "executed", logits_to_keep=1).total
-
-
-def _front(search: ParetoSearch, pool: Any) -> list[FrontPoint]:
+def _front(search: ParetoSearch, pool: Any, limits: Limits) -> list[FrontPoint]:
     """The front with what its schedules cost and how long their prefills take here."""
     results, none = search.front, search.unreduced_score
-    costs = pool.call("costs", [result.schedule for result in results])
+    costs = pool.call("costs", [result.schedule for result in results], target=limits.prefill)
     points = []
-    for number, (result, (paper, prefill)) in enumerate(zip(results, costs, strict=True), start=1):
+    for number, (result, cost) in enumerate(zip(results, costs, strict=True), start=1):
         score = result.score or 0.0
         points.append(
             FrontPoint(
@@ -178,9 +191,7 @@ def _front(search: ParetoSearch, pool: Any) -> list[FrontPoint]:
                 schedule=result.schedule,
                 score=score,
                 drop=None if none is None else none - score,
-                tflops=search.cost(result.schedule) / 1e12,
-                tflops_paper=paper,
-                prefill=prefill,
+                cost=cost,
                 budget=result.budget,
                 k=result.k,
                 alpha=result.alpha,
@@ -238,6 +249,7 @@ def _save_front(
         "labels": job.labels,
         "E_no_reduction": search.unreduced_score,
         "front": [point.to_dict() for point in front],
+        "prefill_not_told_apart": untold({point.file: point.cost.prefill for point in front}),
         "limits": asdict(limits),
         "chosen": picked,
         "hypervolume": search.hypervolume,
@@ -262,7 +274,7 @@ def _record(
     chosen: TrialResult | None,
     rows: Sequence[Any],
     left_out: Mapping[str, str],
-    paper: Callable[[Schedule], Mapping[str, float]],
+    cost: Callable[[Schedule], Mapping[str, float]],
     job: SearchJob,
 ) -> None:
     """Hypervolumes, figure and table named for MLflow."""
@@ -272,5 +284,4 @@ def _record(
     if chosen is None:
         record_results(job.out, metrics, files)
     else:
-        metrics["tflops_executed"] = search.cost(chosen.schedule) / 1e12
-        job.record(found, paper, rows, metrics, files, left_out)
+        job.record(found, cost, rows, metrics, files, left_out)

@@ -27,6 +27,7 @@ from vtr_ray.efficiency.estimate import (
     expected_trials,
     speed_of,
 )
+from vtr_ray.efficiency.units import flops_text, flops_unit
 from vtr_ray.errors import InputError
 from vtr_ray.report.comparison import NO_REDUCTION
 from vtr_ray.schedule import Schedule
@@ -168,35 +169,37 @@ def _costs(config: Any, schedule: Schedule, tokens: int, text: int, images: Any,
 
 def _table(rows: Mapping[str, Mapping[str, Any]]) -> Table:
     table = Table(caption_justify="left")
+    unit = flops_unit(row[name] for row in rows.values() for name in ("tflops", "tflops_executed"))
     table.caption = (
-        "TFLOPs, TMACs: the paper's convention; executed: all that runs in a prefill with one logit row; KV "
-        "cache: of one sample"
+        f"{unit.name}, {unit.macs}: the paper's convention; executed: all that runs in a prefill with one "
+        "logit row; KV cache: of one sample"
     )
     table.add_column("schedule")
-    for column in ("memory cost", "TFLOPs", "TMACs", "executed TFLOPs", "of it encoder", "KV cache"):
+    for column in ("memory cost", unit.name, unit.macs, f"executed {unit.name}", "of it encoder", "KV cache"):
         table.add_column(column, justify="right")
     for name, row in rows.items():
         table.add_row(
             name,
             f"{row['memory_cost']:.3f}",
-            f"{row['tflops']:.4g}",
-            f"{row['tmacs']:.4g}",
-            f"{row['tflops_executed']:.4g}",
-            f"{row['encoder_tflops_executed']:.4g}",
+            *(
+                unit.show(row[name])
+                for name in ("tflops", "tmacs", "tflops_executed", "encoder_tflops_executed")
+            ),
             _size(row["kv_bytes"]),
         )
     return table
 
 
 def _layers(rows: Mapping[str, Mapping[str, Any]], named: Mapping[str, Schedule], tokens: int) -> Table:
-    table = Table(title="by layer: vision tokens, GFLOPs of the paper's convention, KV cache")
+    unit = flops_unit(flops for row in rows.values() for flops in row["layer_tflops"])
+    table = Table(title=f"by layer: vision tokens, {unit.name} of the paper's convention, KV cache")
     table.add_column("layer", justify="right")
     for name in rows:
         table.add_column(name, justify="right")
     counts = {name: schedule.counts(tokens) for name, schedule in named.items()}
     for layer in range(len(next(iter(counts.values())))):
         cells = [
-            f"{counts[name][layer]}  {1e3 * row['layer_tflops'][layer]:.4g}  "
+            f"{counts[name][layer]}  {unit.show(row['layer_tflops'][layer])}  "
             f"{_size(row['layer_kv_bytes'][layer])}"
             for name, row in rows.items()
         ]
@@ -212,18 +215,20 @@ def _search_lines(
     trials: list[Schedule],
 ) -> list[str]:
     what = speed.device if device.gpus == 1 else f"{speed.device}s"
+    pace = flops_text(speed.flops / 1e12).replace("FLOPs", "FLOP/s")
+    trial_flops = flops_text(estimate.trial_flops / 1e12)
     mean = sum(trial.memory_cost for trial in trials) / len(trials)
     return [
         f"G-Search, {search.samples} samples, {estimate.trials} trials on {device.gpus} {what}: "
         f"{duration(estimate.seconds)}, {estimate.device_hours:.3g} {speed.device}-hours",
-        f"  {duration(estimate.seconds_trials)} for {estimate.trials} x {estimate.trial_flops / 1e12:.4g} "
-        f"TFLOPs, {duration(estimate.seconds_encoding)} to encode the images once, "
+        f"  {duration(estimate.seconds_trials)} for {estimate.trials} x {trial_flops}, "
+        f"{duration(estimate.seconds_encoding)} to encode the images once, "
         f"{duration(estimate.seconds_overhead)} between trials",
         f"  prefix cache: {estimate.cache_ratio:.3f} of the FLOPs of trials that run from layer 1 on "
-        f"({estimate.whole_flops / 1e12:.4g} TFLOPs each); it needs up to "
+        f"({flops_text(estimate.whole_flops / 1e12)} each); it needs up to "
         f"{_size(estimate.cache_bytes)}, shared by all actors",
         "Assumed:",
-        f"  {speed.flops / 1e12:.4g} TFLOP/s achieved per {speed.device} ({speed.source})",
+        f"  {pace} achieved per {speed.device} ({speed.source})",
         f"  the search ends at memory cost {device.expect:g} on a P-Sigmoid curve; its trials' mean is "
         f"{mean:.3f}",
         f"  a sample is decided in one forward pass of prompt and {search.answer_tokens} answer tokens; "

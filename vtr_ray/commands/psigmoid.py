@@ -12,14 +12,16 @@ from typing import Any
 
 from rich.console import Console
 
-from vtr_ray import strategies
 from vtr_ray.commands.inputs import DataOptions, ModelOptions, PoolOptions
 from vtr_ray.commands.named import schedule_of
 from vtr_ray.commands.searching import RunOptions, SearchJob
+from vtr_ray.efficiency import MeanCost
 from vtr_ray.errors import InputError
+from vtr_ray.evaluation.untouched import Needed
 from vtr_ray.report.budgets import Found as Line
 from vtr_ray.report.budgets import budgets_table, write_budgets
 from vtr_ray.report.comparison import NO_REDUCTION, Rivals, Row, rivals
+from vtr_ray.report.controls import controls_of
 from vtr_ray.schedule import Schedule
 from vtr_ray.search import PSigmoidSearch
 from vtr_ray.search.matching import matched_budgets, tolerance_of
@@ -116,12 +118,14 @@ def psigmoid(
         with job.open() as pool:
             costs = _with_budget(job.cost(pool))
             # All before the first runs: what cannot be matched should not wait for other budgets' hours.
-            searches = {goal: _search(goal, options, pool, costs) for goal in goals}
+            mean = job.mean_cost(pool)
+            searches = {goal: _search(goal, options, pool, mean) for goal in goals}
             job.say(
                 f"P-Sigmoid on {model.model}: {pool.num_layers} layers, {pool.vision_tokens} vision tokens, "
                 f"{len(job.samples.set)} search samples, {len(goals)} searches of at most "
                 f"{max(search.total_trials for search in searches.values())} trials. Run: {job.out}"
             )
+            job.check_right(pool, Needed())
             lines: list[Line] = []
             files: list[Path] = []
             for goal, tracker in zip(goals, trackers, strict=True):
@@ -154,7 +158,7 @@ def psigmoid(
             rows = job.compare(pool, named, beside)
         for goal, line, tracker in zip(goals, lines, trackers, strict=True):
             own = _own_rows(goal, rows)
-            values = {"best_k": line.k, "budget": line.budget}
+            values = {"best_k": line.k, "budget": line.budget, "search_samples": len(job.samples.set)}
             job.record(found[goal], costs, own, values, files, others[goal].left_out)
             tracker.notify()
         job.show(rows, left_out)
@@ -164,6 +168,7 @@ def psigmoid(
         *(f"Schedule:   {job.out / goal.name / 'schedule.json'}" for goal in goals),
         f"k by budget: {job.out / 'psigmoid.json'}, {job.out / 'k_by_budget.png'}",
     )
+    job.say_claims(rows, "a larger --budget, or a --match of more FLOPs")
     job.say_mlflow(*(f"{job.out.name}/{goal.name}" for goal in goals))
     return job.out
 
@@ -179,22 +184,16 @@ def _check_directory(out: Path, resume: bool) -> None:
         check_run_directory(runs[0].parent, resume)
 
 
-def _search(
-    goal: Goal, options: PSigmoidOptions, pool: Any, costs: Callable[[Schedule], Mapping[str, float]]
-) -> PSigmoidSearch:
+def _search(goal: Goal, options: PSigmoidOptions, pool: Any, mean: MeanCost) -> PSigmoidSearch:
     budget: float | Sequence[float]
     if goal.match is None:
         assert goal.budget is not None
         budget = goal.budget
     else:
-
-        def flops(schedule: Schedule) -> float:
-            return 1e12 * costs(schedule)["tflops"]
-
-        target, layers = flops(goal.match), pool.num_layers
-        tolerance = tolerance_of(layers, pool.call("sample_tokens")[0], flops, target)
+        target, layers = mean.flops(goal.match), pool.num_layers
+        tolerance = tolerance_of(layers, max(1, mean.most), mean.flops, target)
         try:
-            budget = matched_budgets(layers, options.k_max, flops, target, tolerance)
+            budget = matched_budgets(layers, options.k_max, mean.flops, target, tolerance)
         except InputError as error:
             raise InputError(f"--match {goal.label}: {error}") from None
     return options.search(pool.num_layers, pool.vision_tokens, budget)
@@ -218,13 +217,15 @@ def _line(
         tflops=costs(found.schedule)["tflops"],
         target=None if goal.match is None else costs(goal.match)["tflops"],
         schedule=found.schedule,
+        memory_cost=costs(found.schedule)["memory_cost"],
     )
 
 
 def _others(goal: Goal, found: Schedule, seed: int) -> Rivals:
     """What stands beside a found schedule: what it matches, or the fixed strategies at its memory cost."""
     if goal.match is not None:
-        return Rivals({goal.label: goal.match, "random tokens": strategies.random(found, seed)}, {})
+        controls = controls_of(found, seed)
+        return Rivals({goal.label: goal.match, **controls.schedules}, controls.left_out)
     others = rivals(found, seed)
     for entries in (others.schedules, others.left_out):
         entries.pop(OURS, None)  # its steepness is what was searched

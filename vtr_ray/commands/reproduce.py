@@ -18,11 +18,12 @@ from vtr_ray.commands.searching import home
 from vtr_ray.commands.study import STUDY, study
 from vtr_ray.commands.study_job import Job, StudyOptions
 from vtr_ray.commands.study_searches import g_search, p_sigmoid
+from vtr_ray.efficiency.units import FlopsUnit, flops_unit
 from vtr_ray.errors import InputError
 from vtr_ray.evaluation.benchmarks.catalogue import PAPER, VIDEO
 from vtr_ray.files import replacing
 from vtr_ray.studies import paper
-from vtr_ray.studies.beside import Ours, measured
+from vtr_ray.studies.beside import Ours, counted_by, measured
 from vtr_ray.studies.methods import DROP
 from vtr_ray.tuning.directory import write_json
 
@@ -62,6 +63,12 @@ _QUANTITIES = {
     "parameters_billion": ("parameters, B", ".4g"),
     "prefill_s": ("prefill s", ".3g"),
     "decode_s": ("decode s", ".3g"),
+}
+_FLOPS = ("tflops", "tmacs")
+_CAPTIONS = {
+    "memory_cost": "memory cost",
+    "tflops": "FLOPs (the paper's convention)",
+    "tmacs": "MACs (the paper's convention)",
 }
 
 
@@ -109,7 +116,7 @@ def reproduce(
     _write(folder, table, lines)
     for pair in pairs:
         job.say(f"Table {table}: {pair.there} in the paper, {pair.here} here")
-        console.print(_shown(pair, lines))
+        console.print(_shown(pair, lines, counted_by(table, models[0], contents)))
     job.say(f"Files: {folder}")
     return folder
 
@@ -186,22 +193,35 @@ def _write(folder: Path, table: int, lines: Sequence[Mapping[str, Any]]) -> None
     write_json(folder / RESULT, {"kind": "reproduction", "version": 1, "table": table, "lines": list(lines)})
 
 
-def _shown(pair: _Pair, lines: Sequence[Mapping[str, Any]]) -> Table:
-    """A model's figures by method, the paper's and ours in turns."""
+def _shown(pair: _Pair, lines: Sequence[Mapping[str, Any]], counted: Mapping[str, str]) -> Table:
+    """A model's figures by method, the paper's and ours in turns.
+
+    counted: by quantity, whose prompts our costs are of.
+    """
     own = [line for line in lines if line["model"] == pair.here]
     values = {(line["method"], line["figure"]): line for line in own}
     methods = list(dict.fromkeys(line["method"] for line in own))
     both = {line["figure"] for line in own if line["paper"] is not None and line["ours"] is not None}
     figures = [name for name in dict.fromkeys(line["figure"] for line in own) if name in both]
-    shown = Table()
+    shown = Table(caption=_caption(figures, counted), caption_justify="left")
+    units = {
+        (figure, side): flops_unit(line[side] for line in own if line["figure"] == figure)
+        for figure in _FLOPS
+        for side in ("paper", "ours")
+    }
     shown.add_column("method")
     for figure in figures:
         title = _QUANTITIES.get(figure, (figure, ""))[0]
-        shown.add_column(f"{title}\npaper", justify="right")
-        shown.add_column("\nours", justify="right", style="bold")
+        names = (
+            [_unit_name(figure, units[figure, side]) for side in ("paper", "ours")]
+            if figure in _FLOPS
+            else [title, ""]
+        )
+        shown.add_column(f"{names[0]}\npaper", justify="right")
+        shown.add_column(f"{names[1]}\nours", justify="right", style="bold")
     for method in methods:
         cells = [
-            _cell(figure, values.get((method, figure), {}).get(side))
+            _cell(figure, values.get((method, figure), {}).get(side), units.get((figure, side)))
             for figure in figures
             for side in ("paper", "ours")
         ]
@@ -209,5 +229,20 @@ def _shown(pair: _Pair, lines: Sequence[Mapping[str, Any]]) -> Table:
     return shown
 
 
-def _cell(figure: str, value: float | None) -> str:
+def _caption(figures: Sequence[str], counted: Mapping[str, str]) -> str:
+    """The convention of the FLOPs, and the prompts that our costs are of."""
+    parts = []
+    for words in dict.fromkeys(counted[figure] for figure in figures if figure in counted):
+        own = [_CAPTIONS[figure] for figure in figures if counted.get(figure) == words]
+        parts.append(f"our {' and '.join(dict.fromkeys(own))}: {words}")
+    return "; ".join(parts)
+
+
+def _unit_name(figure: str, unit: FlopsUnit) -> str:
+    return unit.name if figure == "tflops" else unit.macs
+
+
+def _cell(figure: str, value: float | None, unit: FlopsUnit | None = None) -> str:
+    if value is not None and unit is not None:
+        return unit.show(value)
     return "" if value is None else format(value, _QUANTITIES.get(figure, ("", ".1f"))[1])

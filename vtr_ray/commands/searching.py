@@ -6,28 +6,41 @@ import itertools
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
 
+from ray.exceptions import RayTaskError
 from rich.console import Console
+from rich.table import Table
 
 from vtr_ray import strategies
-from vtr_ray.commands.inputs import DataOptions, ModelOptions, PoolOptions
+from vtr_ray.commands.inputs import DataOptions, ModelOptions, PoolOptions, evaluated
 from vtr_ray.commands.labelling import with_labels
-from vtr_ray.efficiency import count_flops
+from vtr_ray.efficiency import MeanCost
+from vtr_ray.efficiency.flops import Convention
+from vtr_ray.efficiency.times import untold
+from vtr_ray.efficiency.units import flops_unit
 from vtr_ray.errors import InputError
+from vtr_ray.evaluation.dealing import TooManyLosses
+from vtr_ray.evaluation.outcome import too_many_without_answer
 from vtr_ray.evaluation.pool import EvaluatorPool
-from vtr_ray.evaluation.samples import AGREEMENT
+from vtr_ray.evaluation.samples import AGREEMENT, skipped_line
 from vtr_ray.evaluation.statistics import check_comparable
+from vtr_ray.evaluation.untouched import Needed, refusal
 from vtr_ray.models import load_config
 from vtr_ray.provenance import provenance
+from vtr_ray.report.claims import MARGIN
 from vtr_ray.report.comparison import (
+    TFLOPS,
     Row,
     compare_schedules,
     comparison_lines,
     comparison_table,
+    convention_words,
+    found_lines,
     score_name,
     sources_table,
 )
@@ -36,7 +49,7 @@ from vtr_ray.report.live import Display, comparing
 from vtr_ray.schedule import Schedule
 from vtr_ray.store import default_uri, ui_command
 from vtr_ray.tracking import Tracker
-from vtr_ray.tuning.directory import SEARCH, Settings, record_results, write_json
+from vtr_ray.tuning.directory import SEARCH, Settings, read_ledger, record_results, write_json
 from vtr_ray.tuning.run import Found, Search, run_search
 
 HOME = "VTR_RAY_HOME"
@@ -113,12 +126,14 @@ class SearchJob:
     job = SearchJob("gsearch", "G-Search", model, data, pool_options, run, console)
     with job.tracker(out) as tracker, connected():
         with job.open() as pool:
+            job.check_right(pool, Needed())
             found = job.search(search, pool, out, parameters, seed, tracker)
             rows = job.compare(pool, {"G-Search": found.schedule, ...})
         job.record(found, cost, rows, left_out=left_out)
         tracker.notify()
         job.show(rows, left_out)
-    job.say_where([found])
+    job.say_found(found, cost)
+    job.say_claims(rows, "a larger --budget")
     ```
 
     out: the run directory of the whole command, absolute. uri: of MLflow. test: None where there are no
@@ -139,10 +154,15 @@ class SearchJob:
         console: Console,
         check: Callable[[Path], None] | None = None,
         check_samples: Callable[[int], object] | None = None,
+        convention: Convention = "paper",
     ) -> None:
-        """`check`: refuses a run directory, before samples are read; `check_samples` too few of them."""
+        """`check`: refuses a run directory, before samples are read; `check_samples` too few of them.
+
+        convention: of the FLOPs that the job's lines and tables show.
+        """
         self.command, self.title, self.model = command, title, model
-        self.run, self.console = run, console
+        self.run, self.console, self.convention = run, console, convention
+        self._said = ""
         self._began, self._pool, self._data = time.monotonic(), pool, data
         self.out = run_directory(run, command)
         if check is not None:
@@ -156,7 +176,8 @@ class SearchJob:
         if check_samples is not None:
             check_samples(len(self.samples.set))
         self._say_skipped()
-        if run.out is None and not run.resume:  # last: what fails before it leaves nothing behind
+        self._claimed = run.out is None and not run.resume
+        if self._claimed:  # last: what fails before it leaves nothing behind
             self.out = claimed(self.out)
 
     def tracker(self, out: Path, name: str | None = None) -> Tracker:
@@ -164,18 +185,53 @@ class SearchJob:
         return Tracker(out, self.uri, name=name, warn=lambda text: self.console.print(text, soft_wrap=True))
 
     def open(self) -> EvaluatorPool:
-        """The actors with the search samples. Ray must be connected.
+        """The actors with the search samples, of which they may skip some. Ray must be connected.
 
         Where the model's own answers are the labels, they are written first, of both sample sets.
         """
         self.samples = with_labels(self.samples, self.model, self._pool, self.out, self.say)
         if self.test is not None:
             self.test = with_labels(self.test, self.model, self._pool, self.out, self.say)
-        return self._pool.open(self.model, self.samples, self.out.name, say=self.say)
+        pool = self._pool.open(self.model, self.samples, self.out.name, say=self.say)
+        self.samples = evaluated(self.samples, pool)
+        return pool
+
+    def mean_cost(self, pool: Any) -> MeanCost:
+        """Return what counts costs of schedules, the means over the pool's samples."""
+        return MeanCost(load_config(self.model.path), pool.call("token_counts"))
+
+    def check_right(self, pool: EvaluatorPool, needed: Needed) -> None:
+        """Refuse a search that could show nothing, because no reduction is right too rarely.
+
+        As many batches are evaluated without reduction as it takes to know; a resumed search that has trials
+        was checked when it began.
+
+        Raises:
+            InputError: too few samples are right, or have no answer because logits are not numbers.
+        """
+        searches = [file.parent for pattern in (SEARCH, f"*/{SEARCH}") for file in self.out.glob(pattern)]
+        if self.run.resume and any(read_ledger(path) for path in searches):
+            return
+        try:
+            outcomes = pool.evaluate(strategies.none(pool.num_layers), enough=needed.enough)
+        except (RayTaskError, TooManyLosses):
+            return  # the search's own trial meets it again, is repeated, and may fail without the others
+        lacking = needed.lacking(outcomes, pool.num_samples)
+        if lacking is None:
+            return
+        if (problem := too_many_without_answer(outcomes)) is not None:
+            line = f"no reduction: {problem}; where float16 overflows, use --dtype bfloat16 or float32"
+        else:
+            answers = partial(pool.call, "answers")
+            line = refusal(lacking, self.samples.set.samples, outcomes, answers)
+        if self._claimed:
+            with suppress(OSError):
+                self.out.rmdir()
+        raise InputError(line)
 
     def cost(self, pool: Any) -> Callable[[Schedule], dict[str, float]]:
-        """What stands beside a schedule: memory cost, and TFLOPs of a median sample as the paper counts."""
-        return partial(_cost, load_config(self.model.path), pool.call("sample_tokens"))
+        """What stands beside a schedule, means over the samples: memory cost, TFLOPs by both conventions."""
+        return partial(_cost, self.mean_cost(pool))
 
     def search(
         self,
@@ -210,7 +266,18 @@ class SearchJob:
             seed=seed,
             samples=self.samples.set.fingerprint,
         )
-        with Display(self.console, columns, "E" if self.labels == "given" else "E (agreement)") as display:
+        cost = cost or self.cost(pool)
+        flops = TFLOPS[self.convention]
+        unit = flops_unit([cost(strategies.none(pool.num_layers))[flops]])
+        words = (
+            f"{unit.name}: {convention_words(self.convention)}; they and memory costs are means over the "
+            "samples' prompts."
+        )
+        if words != self._said:  # once for all searches of the job
+            self.say(words)
+            self._said = words
+        score = "E" if self.labels == "given" else "E (agreement)"
+        with Display(self.console, columns, flops, unit, score) as display:
             return run_search(
                 search,
                 pool,
@@ -219,7 +286,7 @@ class SearchJob:
                 resume=self.run.resume if resume is None else resume,
                 on_trial=display,
                 tracker=tracker,
-                cost=cost or self.cost(pool),
+                cost=cost,
                 save=save,
                 found=self.provenance(pool),
             )
@@ -250,6 +317,7 @@ class SearchJob:
             return self._compared(pool, schedules, found)
         pool.close()
         with self._pool.open(self.model, self.test, self.out.name, say=self.say) as held_out:
+            self.test = evaluated(self.test, held_out)
             return self._compared(held_out, schedules, found)
 
     def _compared(self, pool: Any, schedules: Mapping[str, Schedule], found: Mapping[str, str]) -> list[Row]:
@@ -275,7 +343,9 @@ class SearchJob:
         curves |= {row.name: row.schedule for row in rows[2:] if row.name in DRAWN}
         files = [draw_curve(curves, found.path / "keeping_rate.png", "Keeping rate by layer")]
         values = {
+            "memory_cost": cost(found.schedule)["memory_cost"],
             "tflops": cost(found.schedule)["tflops"],
+            "tflops_executed": cost(found.schedule)["tflops_executed"],
             "tflops_no_reduction": cost(none)["tflops"],
             **(metrics or {}),
         }
@@ -285,15 +355,19 @@ class SearchJob:
                 "labels": self.labels,
                 "found": rows[1].name,
                 "left_out": dict(left_out or {}),
+                "prefill_not_told_apart": untold({row.name: row.cost.prefill for row in rows}),
                 "rows": [row.to_dict() for row in rows],
             }
             write_json(found.path / "comparison.json", table)
             files.append(found.path / "comparison.json")
-            values |= {
-                "prefill_ms": 1000 * rows[1].prefill,
-                "prefill_ms_no_reduction": 1000 * rows[0].prefill,
-            }
-            values |= {f"{score_name(self.labels)}/{row.name}": row.accuracy for row in rows}
+            timed = {"prefill_ms": rows[1].cost.prefill, "prefill_ms_no_reduction": rows[0].cost.prefill}
+            values |= {name: 1000 * one.median for name, one in timed.items() if one is not None}
+            score = score_name(self.labels)
+            values |= {f"{score}/{row.name}": row.accuracy for row in rows}
+            for row in rows:
+                if row.interval is not None:
+                    ends = zip(("low", "high"), row.interval, strict=True)
+                    values |= {f"{score}/{row.name}_{end}": value for end, value in ends}
         record_results(found.path, values, [*files, *artifacts])
 
     @property
@@ -304,22 +378,42 @@ class SearchJob:
     def show(self, rows: Sequence[Row], left_out: Mapping[str, str]) -> None:
         """Prints the comparison. left_out: of the rivals, why."""
         if rows:
-            self.console.print(comparison_table(rows, self.compared_on, found=self.title, labels=self.labels))
+            self.console.print(self._table(rows))
             self.say(*comparison_lines(rows, self.title, left_out))
             self.console.print(sources_table(rows, self.labels))
+
+    def _table(self, rows: Sequence[Row]) -> Table:
+        return comparison_table(
+            rows, self.compared_on, found=self.title, convention=self.convention, labels=self.labels
+        )
 
     def say_found(self, found: Found, cost: Callable[[Schedule], Mapping[str, float]]) -> None:
         """The line that sums up one search, and where its files are."""
         before = "" if found.score_before is None else f" (no reduction: {found.score_before:.4f})"
         meaning = "" if self.labels == "given" else f" ({AGREEMENT})"
         score = "" if found.score is None else f", E {found.score:.4f}{before}{meaning}"
-        none = strategies.none(found.schedule.num_layers)
+        none, flops = strategies.none(found.schedule.num_layers), TFLOPS[self.convention]
+        own, whole = cost(found.schedule), cost(none)
+        unit = flops_unit([whole[flops]])
         self.say(
-            f"Found: memory cost {found.schedule.memory_cost:.3f}, {cost(found.schedule)['tflops']:.4g} "
-            f"TFLOPs (no reduction: {cost(none)['tflops']:.4g}){score}, in {self.minutes:.1f} minutes.",
+            f"Found: memory cost {own['memory_cost']:.3f}, {unit.show(own[flops])} {unit.name} "
+            f"({convention_words(self.convention)}; no reduction: {unit.show(whole[flops])}){score}, in "
+            f"{self.minutes:.1f} minutes.",
             f"Schedule:   {found.path / 'schedule.json'}",
             f"Figure:     {found.path / 'keeping_rate.png'}",
         )
+
+    def say_claims(
+        self, rows: Sequence[Row], advice: str, margin: float | None = None, allowed: str = ""
+    ) -> None:
+        """Say in words whether accuracy was kept, and what was gained over the controls.
+
+        advice: what makes this search lose less. margin: the loss that `allowed`, an option, allows.
+        """
+        if rows:
+            if self.test is None:
+                self.say("On the samples of the search itself, which flatter what was found on them:")
+            self.say(*found_lines(rows, advice, MARGIN if margin is None else margin, allowed))
 
     def say_mlflow(self, *runs: str) -> None:
         """The line that opens the MLflow UI. runs: the names of the job's runs."""
@@ -338,13 +432,12 @@ class SearchJob:
     def _say_skipped(self) -> None:
         for one in (samples.set for samples in (self.samples, self.test) if samples is not None):
             if one.skipped:
-                names = "; ".join(f"{skipped.name}: {skipped.reason}" for skipped in one.skipped[:5])
-                more = f"; and {len(one.skipped) - 5} more" if len(one.skipped) > 5 else ""
-                self.console.print(
-                    f"{one.where}: skipped {len(one.skipped)} samples ({names}{more})", soft_wrap=True
-                )
+                self.say(skipped_line(one.where, one.skipped))
 
 
-def _cost(config: Any, tokens: tuple[int, int], schedule: Schedule) -> dict[str, float]:
-    tflops = count_flops(config, schedule, *tokens).total / 1e12
-    return {"memory_cost": schedule.memory_cost, "tflops": tflops}
+def _cost(mean: MeanCost, schedule: Schedule) -> dict[str, float]:
+    return {
+        "memory_cost": mean.memory_cost(schedule),
+        "tflops": mean.tflops(schedule),
+        "tflops_executed": mean.tflops(schedule, "executed"),
+    }

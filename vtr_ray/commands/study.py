@@ -25,6 +25,7 @@ from vtr_ray.studies.attention import attention_by_layer
 from vtr_ray.studies.correlation import rank_correlation
 from vtr_ray.studies.curves import keeping_rates
 from vtr_ray.studies.finding import Finding
+from vtr_ray.studies.verdict import WORDS
 from vtr_ray.tracking import log_study
 from vtr_ray.tuning.cluster import connected
 from vtr_ray.tuning.directory import write_json
@@ -64,17 +65,14 @@ def study(
     job.say(f"The paper: {finding.claim}")
     for sentence in finding.sentences:
         job.say(f"Measured:  {sentence}")
-    job.say(f"The claim {_verdict(finding.holds)} here.")
+    job.say(f"The claim {finding.inequality[0].lower()}{finding.inequality[1:]}")
+    job.say(f"Verdict:   {WORDS[finding.holds]} here.")
     job.say(f"Files:     {folder}")
     try:
         job.say(f"MLflow run: {log_study(folder, default_uri(home()))}")
     except InputError as error:
         job.say(f"{error}; everything is in {folder}")
     return folder
-
-
-def _verdict(holds: bool | None) -> str:
-    return "is not decided" if holds is None else "holds" if holds else "does not hold"
 
 
 def _versions() -> dict[str, str]:
@@ -86,12 +84,12 @@ def _versions() -> dict[str, str]:
 def _scores(job: Job) -> list[Any]:
     """Of spread samples their scores, [L, N_s]."""
     samples = job.data.search_samples(job.model)
-    places = spread_documents(len(samples.set), job.options.count)
     with (
         connected(),
         job.pool.open(job.model, samples, "study", say=job.say) as pool,
         job.console.status("reading scores"),
     ):
+        places = spread_documents(pool.num_samples, job.options.count)
         return [np.array(pool.call("vision_scores", place)) for place in places]
 
 
@@ -105,11 +103,14 @@ def _attention(job: Job) -> Finding:
 
 def _curves(job: Job) -> Finding:
     found: dict[str, Schedule] = {}
+    strides: dict[str, int] = {}
     for run in job.options.runs:
-        settings = settings_of(run, "gsearch")
-        name = str(settings.parameters["model"])
-        found[name if name not in found else f"{name} ({run})"] = given_schedule(run).schedule
-    return keeping_rates(found)
+        parameters = settings_of(run, "gsearch").parameters
+        name = str(parameters["model"])
+        name = name if name not in found else f"{name} ({run})"
+        found[name] = given_schedule(run).schedule
+        strides[name] = int(parameters.get("stride", 1))
+    return keeping_rates(found, strides)
 
 
 def _with_runs(what: str, function: Callable[[Job], Finding]) -> Callable[[Job], Finding]:

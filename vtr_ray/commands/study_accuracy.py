@@ -12,7 +12,7 @@ from vtr_ray import strategies
 from vtr_ray.commands.inputs import ModelOptions
 from vtr_ray.commands.named import Given
 from vtr_ray.commands.study_job import Job, settings_of
-from vtr_ray.commands.study_searches import p_sigmoid, runs_in
+from vtr_ray.commands.study_searches import controls, one_cut, p_sigmoid, runs_in
 from vtr_ray.commands.suite import SuiteOptions, evaluate_suite
 from vtr_ray.errors import InputError
 from vtr_ray.evaluation.benchmarks.record import EVALUATION, file_name
@@ -20,7 +20,11 @@ from vtr_ray.report.comparison import NO_REDUCTION
 from vtr_ray.schedule import Schedule
 from vtr_ray.studies import exchange, tradeoff
 from vtr_ray.studies.finding import Finding
-from vtr_ray.studies.methods import NONE
+from vtr_ray.studies.methods import CONTROLS, G_SEARCH, NONE, ONE_CUT, RANDOM
+from vtr_ray.studies.verdict import PairedDifference
+from vtr_ray.tuning.directory import read_ledger
+
+_NET = 5  # five wins and no loss: p = 0.0625
 
 
 def trade_off(job: Job) -> Finding:
@@ -39,11 +43,12 @@ def trade_off(job: Job) -> Finding:
             job.say(f"No PDrop beside FastV's {drop:g}: {error}")
         else:
             given[_row("PDrop", drop)] = Given(pdrop)
-        given[_row("random tokens", drop)] = Given(strategies.random(ours.schedule, job.options.seed))
+        given[_row(RANDOM, drop)] = Given(strategies.random(ours.schedule, job.options.seed))
+        given |= one_cut(job, _row(ONE_CUT, drop), ours.schedule)
     content = evaluated(job, given, "evaluation", job.model)
     points, leads = [], []
     for drop in found:
-        for name in (tradeoff.OURS, "FastV", "PDrop", "random tokens"):
+        for name in (tradeoff.OURS, "FastV", "PDrop", RANDOM, ONE_CUT):
             row = content["strategies"].get(_row(name, drop))
             if row is None:
                 continue
@@ -51,18 +56,29 @@ def trade_off(job: Job) -> Finding:
             points.append(tradeoff.Point(name, drop, row["tflops"], row["memory_cost"], accuracy))
             if name != tradeoff.OURS:
                 difference = difference_of(content, _row(tradeoff.OURS, drop), _row(name, drop))
-                leads.append(tradeoff.Lead(name, drop, *difference))
+                leads.append(tradeoff.Lead(name, drop, difference))
     return tradeoff.trade_off(points, leads)
 
 
-def difference_of(content: Mapping[str, Any], first: str, second: str) -> tuple[float, bool]:
-    """`first` minus `second` in the average, whichever way their pair stands; whether it is significant."""
+def difference_of(content: Mapping[str, Any], first: str, second: str) -> PairedDifference:
+    """`first` minus `second` in the average of an `evaluation.json`, whichever way their pair stands."""
     pair = next(
         one
         for one in content["pairs"]
         if one["benchmark"] == "average" and {one["first"], one["second"]} == {first, second}
     )
-    return (1 if pair["first"] == first else -1) * pair["difference"], pair["significant"]
+    found = PairedDifference(
+        pair["difference"], pair.get("low"), pair.get("high"), pair["significant"], _documents(content, first)
+    )
+    return found if pair["first"] == first else -found
+
+
+def _documents(content: Mapping[str, Any], name: str) -> int | None:
+    """How many documents of the largest weight would make up a schedule's average."""
+    counts = [
+        content["benchmarks"][task].get("documents") for task in content["strategies"][name]["benchmarks"]
+    ]
+    return len(counts) * min(counts) if counts and all(counts) else None
 
 
 def _row(name: str, drop: float) -> str:
@@ -102,46 +118,70 @@ def _of_model(job: Job, given: dict[str, Given], model: str) -> dict[str, Any]:
 def _run(content: dict[str, Any], model: str, row: str, name: str, beside: str | None) -> exchange.Run:
     """One row of an evaluation; beside: the row that its difference is to."""
     own = content["strategies"][row]
-    difference = (0.0, False) if beside is None else difference_of(content, row, beside)
-    return exchange.Run(model, name, own["average"]["value"], own["tflops"], own["memory_cost"], *difference)
+    difference = None if beside is None else difference_of(content, row, beside)
+    return exchange.Run(model, name, own["average"]["value"], own["tflops"], own["memory_cost"], difference)
+
+
+def _control_runs(content: dict[str, Any], model: str, own: str) -> list[exchange.Run]:
+    return [_run(content, model, name, name, own) for name in CONTROLS if name in content["strategies"]]
 
 
 def exchanged(job: Job) -> Finding:
-    """Every model of the named runs evaluated with its own schedule and with the others'."""
+    """Every model of the named runs evaluated with its own schedule, its controls and the others'."""
     found = _own_runs(job)
     if len(found) < 2:
         raise InputError("schedules are exchanged between models; name G-Search runs of two or more")
     runs = []
-    for model in found:
+    for model, (_, ours) in found.items():
         layers = replace(job.model, model=model).num_layers()
         given = {
             f"schedule of {other}": Given(exchange.mapped(schedule, layers) if other != model else schedule)
             for other, (_, schedule) in found.items()
         }
-        content, own = _of_model(job, given, model), f"schedule of {model}"
-        runs.append(_run(content, model, own, exchange.OWN, None))
+        content = _of_model(job, given | controls(job, ours), model)
+        own = f"schedule of {model}"
+        runs.append(_run(content, model, own, exchange.OWN, NO_REDUCTION))
         runs += [
             _run(content, model, f"schedule of {other}", other, own) for other in found if other != model
         ]
+        runs += _control_runs(content, model, own)
     return exchange.exchanged(runs)
 
 
 def on_top(job: Job) -> Finding:
-    """Every model of the named runs evaluated without reduction and with its own schedule."""
+    """Every model of the named runs evaluated without reduction, with its own schedule and its controls."""
     runs, tokens = [], {}
     for model, (run, schedule) in _own_runs(job).items():
-        content = _of_model(job, {"G-Search": Given(schedule, str(run.absolute()))}, model)
+        given = {G_SEARCH: Given(schedule, str(run.absolute())), **controls(job, schedule)}
+        content = _of_model(job, given, model)
         tokens[model] = content["vision_tokens"]
         runs.append(_run(content, model, NO_REDUCTION, NONE, None))
-        runs.append(_run(content, model, "G-Search", exchange.OWN, NO_REDUCTION))
+        runs.append(_run(content, model, G_SEARCH, exchange.OWN, NO_REDUCTION))
+        runs += _control_runs(content, model, G_SEARCH)
     return exchange.on_top(runs, tokens)
 
 
 def budgets(job: Job) -> Finding:
-    """The steepness that each named search found."""
-    found: dict[str, list[tuple[float, float, float]]] = {}
+    """The steepness that each named search found, and which other ones it leaves as good."""
+    found: dict[str, list[tradeoff.Steepness]] = {}
     for run in runs_in(job.options.runs):
         model = str(settings_of(run, "psigmoid").parameters["model"])
         metrics = json.loads((run / "results.json").read_text(encoding="utf-8"))["metrics"]
-        found.setdefault(model, []).append((metrics["tflops"], metrics["budget"], metrics["best_k"]))
+        ends = _not_told_apart(run, metrics)
+        one = tradeoff.Steepness(metrics["tflops"], metrics["budget"], metrics["best_k"], *ends)
+        found.setdefault(model, []).append(one)
     return tradeoff.steepness_by_budget(found)
+
+
+def _not_told_apart(run: Path, metrics: Mapping[str, Any]) -> tuple[float, float] | tuple[()]:
+    """The smallest and the largest tried k that no paired test could tell from the best; () if not recorded.
+
+    Of two schedules whose scores differ by at most `_NET` samples in all, the exact McNemar test finds no
+    significant difference, however many samples only one of them answers rightly.
+    """
+    tried = {entry.fields["k"]: entry.score for entry in read_ledger(run) if entry.score is not None}
+    if not tried or "search_samples" not in metrics:
+        return ()
+    least = max(tried.values()) - (_NET + 1e-6) / metrics["search_samples"]
+    good = [k for k, score in tried.items() if score >= least]
+    return min(good), max(good)

@@ -13,16 +13,16 @@ from vtr_ray import strategies
 from vtr_ray.commands.bench import environment
 from vtr_ray.commands.named import schedule_of
 from vtr_ray.commands.study_job import Job
-from vtr_ray.commands.study_searches import fixed, g_search, matching, named
+from vtr_ray.commands.study_searches import fixed, g_search, matching, named, one_cut
 from vtr_ray.efficiency import count_flops
 from vtr_ray.efficiency.bench import Measured, Protocol, flash_only, measure
 from vtr_ray.efficiency.vision import default_sample
 from vtr_ray.errors import InputError, first_line
 from vtr_ray.models import load_model
 from vtr_ray.schedule import Schedule
-from vtr_ray.studies.efficiency import FLASH, FLASH_ATTENTION, Timed, Where, clocked
+from vtr_ray.studies.efficiency import FLASH, FLASH_ATTENTION, Timed, Times, Where, clocked
 from vtr_ray.studies.finding import Finding
-from vtr_ray.studies.methods import DROP, G_SEARCH, NONE, P_SIGMOID, fastv_name
+from vtr_ray.studies.methods import DROP, G_SEARCH, NONE, ONE_CUT, P_SIGMOID, fastv_name
 
 _KERNELS = {"eager": "eager", "SDPA": "sdpa", FLASH: "sdpa", FLASH_ATTENTION: "flash_attention_2"}
 _TEXT_TOKENS = 75  # the paper's protocol: so many in and five out
@@ -35,6 +35,9 @@ def efficiency(job: Job) -> Finding:
     methods: dict[str, Schedule | None] = {NONE: None}
     methods |= {name: one.schedule for name, one in fixed(layers).items()}
     methods |= {fastv_name(DROP): strategies.fastv(layers, DROP), **searched}
+    for name, found in searched.items():
+        cut = one_cut(job, f"{name}, {ONE_CUT}", found)
+        methods |= {title: one.schedule for title, one in cut.items() if title not in methods}
     with job.console.status("timing"):
         model, _ = load_model(job.model.path, job.model.dtype, job.model.attn, "auto")
         tokens, images = default_sample(model.config)
@@ -136,5 +139,12 @@ def _on(model: Any, kernel: str) -> Iterator[None]:
 def _timed(method: str, kernel: str, one: Measured, config: Any, protocol: Protocol) -> Timed:
     tokens, text = protocol.vision_tokens, protocol.text_tokens
     flops = count_flops(config, one.schedule, tokens, text, "paper", images=protocol.images)
-    decode = one.decode.seconds if one.decode is not None else ()
-    return Timed(method, kernel, one.schedule.memory_cost, flops.total / 1e12, one.prefill.seconds, decode)
+    assert one.decode is not None  # the protocol has new tokens
+    return Timed(
+        method,
+        kernel,
+        one.schedule.memory_cost,
+        flops.total / 1e12,
+        Times.of(one.prefill.seconds),
+        Times.of(one.decode.seconds),
+    )

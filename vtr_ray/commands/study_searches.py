@@ -13,7 +13,8 @@ from vtr_ray.commands.searching import RunOptions
 from vtr_ray.commands.study_job import Job
 from vtr_ray.errors import InputError
 from vtr_ray.evaluation.benchmarks.record import file_name
-from vtr_ray.studies.methods import DROP, G_SEARCH, P_SIGMOID, RANDOM, fastv_name
+from vtr_ray.schedule import Schedule
+from vtr_ray.studies.methods import DROP, G_SEARCH, P_SIGMOID, RANDOM, cut_of, fastv_name
 from vtr_ray.tuning.directory import SCHEDULE, SEARCH, Settings, read_settings
 
 _PAPER_STAGES = {24: (8, 16, 24)}  # of PDrop: those of 32 layers, so that the last one never fires
@@ -100,20 +101,32 @@ def fixed(layers: int) -> dict[str, Given]:
     }
 
 
+def one_cut(job: Job, name: str, found: Schedule) -> dict[str, Given]:
+    """A found schedule's ranking and memory cost in a single cut, by a name; nothing where that cannot be."""
+    try:
+        return {name: Given(strategies.one_cut(found))}
+    except InputError as error:
+        job.say(f"No {name} beside what was found: {str(error).partition(';')[0]}.")
+        return {}
+
+
+def controls(job: Job, found: Schedule) -> dict[str, Given]:
+    """What stands beside a schedule that G-Search found: random tokens at its rates, and one cut."""
+    random = Given(strategies.random(found, job.options.seed))
+    return {RANDOM: random, **one_cut(job, cut_of(G_SEARCH), found)}
+
+
 def first_scenario(job: Job) -> dict[str, Given]:
-    """Table 1's methods: the fixed ones, G-Search and the control at its rates."""
+    """Table 1's methods: the fixed ones, G-Search and its controls."""
     found = job.given(g_search(job))
-    return {
-        **fixed(job.model.num_layers()),
-        G_SEARCH: found,
-        RANDOM: Given(strategies.random(found.schedule, job.options.seed)),
-    }
+    return {**fixed(job.model.num_layers()), G_SEARCH: found, **controls(job, found.schedule)}
 
 
 def second_scenario(job: Job) -> dict[str, Given]:
-    """Tables 3 and 9: FastV at `DROP` and P-Sigmoid at its FLOPs."""
-    run = p_sigmoid(job, [DROP])[DROP]
+    """Tables 3 and 9: FastV at `DROP`, P-Sigmoid at its FLOPs and that one's one cut."""
+    found = job.given(p_sigmoid(job, [DROP])[DROP])
     return {
         fastv_name(DROP): Given(strategies.fastv(job.model.num_layers(), DROP)),
-        P_SIGMOID: job.given(run),
+        P_SIGMOID: found,
+        **one_cut(job, cut_of(P_SIGMOID), found.schedule),
     }

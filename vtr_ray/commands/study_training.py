@@ -24,6 +24,7 @@ from vtr_ray.studies import training
 from vtr_ray.studies.finding import Finding
 from vtr_ray.studies.methods import DROP, G_SEARCH, P_SIGMOID
 from vtr_ray.studies.training import PLAIN, REDUCED, SHIPPED, START, TUNED, Trained
+from vtr_ray.studies.verdict import PairedDifference
 
 _PROCESSES = 4
 
@@ -54,7 +55,8 @@ def trained_with_reductions(job: Job) -> Finding:
             model = _trained(job, weights, schedule, ours)
             accuracy = _accuracies(job, ours, str(model), {name: schedule})[name]
             lead = compare(_outcomes(job, ours, name), _outcomes(job, plain, name))
-            rows.append(Trained(name, weights, REDUCED, accuracy, lead.difference, lead.significant))
+            gain = PairedDifference(lead.difference, lead.low, lead.high, lead.significant, lead.samples)
+            rows.append(Trained(name, weights, REDUCED, accuracy, gain))
     return training.trained_with_reductions(rows, job.options.steps, job.options.tuning_steps)
 
 

@@ -17,9 +17,11 @@ from vtr_ray import strategies
 from vtr_ray.commands.inputs import ModelOptions, PoolOptions, Samples
 from vtr_ray.commands.named import Given
 from vtr_ray.commands.searching import claimed, home
+from vtr_ray.efficiency.times import untold
 from vtr_ray.errors import InputError
 from vtr_ray.evaluation.benchmarks.answering import Answers, collect_answers
 from vtr_ray.evaluation.benchmarks.catalogue import benchmarks_of
+from vtr_ray.evaluation.benchmarks.content import versions
 from vtr_ray.evaluation.benchmarks.differences import differences
 from vtr_ray.evaluation.benchmarks.evaluator import BenchmarkEvaluator
 from vtr_ray.evaluation.benchmarks.loading import Chosen, choose, load_samples
@@ -36,7 +38,7 @@ from vtr_ray.evaluation.benchmarks.results import Figures, figures_of
 from vtr_ray.evaluation.benchmarks.shown import shown_samples
 from vtr_ray.evaluation.outcome import MAX_WITHOUT_ANSWER, some_of
 from vtr_ray.models import revision_of
-from vtr_ray.report.benchmarks import benchmark_tables, cost_table, difference_table
+from vtr_ray.report.benchmarks import benchmark_tables, claim_lines, cost_table, difference_table
 from vtr_ray.report.comparison import NO_REDUCTION
 from vtr_ray.schedule import Schedule
 from vtr_ray.store import default_uri, ui_command
@@ -99,14 +101,15 @@ def evaluate_suite(
         connected(),
         pool.open(model, source, "benchmarks", say=say, kind=BenchmarkEvaluator) as actors,
     ):
-        answers, lost = _answered(actors, chosen, schedules, responses, identity, len(samples), console)
+        decided_by = {**identity, "numerics": actors.call("numerics"), "versions": versions()}
+        answers, lost = _answered(actors, chosen, schedules, responses, decided_by, len(samples), console)
         figures = _judged(chosen, answers, console)
-        speeds = actors.call("speeds", list(schedules.values()))
+        costs = actors.call("costs", list(schedules.values()), new_tokens=5)
         shown = shown_samples(actors, chosen, schedules, answers, figures, options.shown)
         vision = actors.vision_tokens
     evaluated = {
-        name: Evaluated(one.schedule, one.search, speed, figures[name], lost[name])
-        for (name, one), speed in zip(rows.items(), speeds, strict=True)
+        name: Evaluated(one.schedule, one.search, cost, figures[name], lost[name])
+        for (name, one), cost in zip(rows.items(), costs, strict=True)
     }
     pairs = differences(figures)
     facts = {
@@ -116,6 +119,7 @@ def evaluate_suite(
         "limit": options.limit,
         "layers": layers,
         "vision_tokens": vision,
+        "prefill_not_told_apart": untold({name: row.cost.prefill for name, row in evaluated.items()}),
     }
     for name in rows:
         write_documents(folder, name, chosen, answers[name], figures[name])
@@ -127,6 +131,8 @@ def evaluate_suite(
         difference_table(pairs),
     )
     _complain(figures, lost, len(samples), say)
+    for line in claim_lines(pairs, len(samples)):
+        say(line)
     say(f"Results:    {folder}")
     _log(folder, uri, ui, say)
     return folder
@@ -195,7 +201,7 @@ def _answered(
 ) -> tuple[dict[str, Answers], dict[str, list[str]]]:
     columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
-        bar = progress.add_task("answers", total=count * len(schedules))
+        bar = progress.add_task("reading the documents", total=count * len(schedules))
 
         def on_answers(name: str, new: int) -> None:
             progress.update(bar, advance=new, description=name)

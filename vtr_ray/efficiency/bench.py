@@ -15,8 +15,10 @@ import torch
 from vtr_ray import strategies
 from vtr_ray.efficiency.flops import Flops, count_flops
 from vtr_ray.efficiency.inputs import dummy_inputs
-from vtr_ray.efficiency.latency import Latency, synchronise
+from vtr_ray.efficiency.latency import once_each, synchronise, work_of
 from vtr_ray.efficiency.memory import kv_bytes
+from vtr_ray.efficiency.times import Latency
+from vtr_ray.efficiency.turns import Turns, all_told, take_turns
 from vtr_ray.efficiency.workloads import Picture
 from vtr_ray.errors import InputError
 from vtr_ray.models import CACHE, cache_of, encode, family_of
@@ -30,8 +32,9 @@ class Protocol:
 
     vision_tokens, text_tokens, images: of one sample, as `count_flops` takes them. new_tokens: decoded after
     the prefill, its own token included. batch: equal samples. encoder: whether the prefill includes encoder
-    and projector. flash: PyTorch's flash kernel or an error, for a model with SDPA attention. warmup,
-    repeats: untimed and timed turns.
+    and projector. flash: PyTorch's flash kernel or an error, for a model with SDPA attention. warmup:
+    untimed turns. repeats: timed turns at most; fewer where all prefills are told apart before, or `seconds`
+    have passed.
     """
 
     vision_tokens: int
@@ -42,12 +45,19 @@ class Protocol:
     encoder: bool = True
     flash: bool = False
     warmup: int = 2
-    repeats: int = 9
+    repeats: int = 32
+    seconds: float = 300.0
 
     def __post_init__(self) -> None:
         for name in ("text_tokens", "new_tokens", "batch", "repeats"):
             if getattr(self, name) < 1:
                 raise InputError(f"{name} is {getattr(self, name)}; use at least 1.")
+        assert self.turns
+
+    @property
+    def turns(self) -> Turns:
+        """The limits of the turns."""
+        return Turns(self.warmup, self.repeats, self.seconds)
 
 
 @dataclass(frozen=True)
@@ -102,11 +112,12 @@ def measure(
     protocol: Protocol,
     around: Mapping[str, Callable[[], AbstractContextManager[Any]]] | None = None,
 ) -> dict[str, Measured]:
-    """Times a model under schedules; None is the untouched model. They take turns, forth and back.
+    """Times a model under schedules; None is the untouched model. They take turns, see `take_turns`.
 
     around: for a schedule's name, a context that its runs happen in.
 
-    Inputs are random (`dummy_inputs`): speed does not depend on the values. Entering the reduction's context
+    Schedules whose work is the same, outside such contexts, are timed once and share their times. Inputs are
+    random (`dummy_inputs`): speed does not depend on the values. Entering the reduction's context
     is not timed.
 
     Raises:
@@ -124,16 +135,31 @@ def measure(
     )
     if not protocol.encoder:
         inputs = _encoded(model, inputs)
-    runs: dict[str, list[_Run]] = {name: [] for name in schedules}
-    for turn in range(protocol.warmup + protocol.repeats):
-        for name in list(schedules) if turn % 2 == 0 else reversed(list(schedules)):
-            with (around or {}).get(name, nullcontext)():
-                run = _run(model, schedules[name], inputs, protocol)
-            if turn >= protocol.warmup:
-                runs[name].append(run)
+    around, turns = around or {}, protocol.turns
+
+    def key(name: str) -> object:
+        schedule = schedules[name]
+        return name if schedule is None or name in around else work_of(schedule, protocol.vision_tokens)
+
+    def row(name: str) -> Callable[[], _Run]:
+        def run() -> _Run:
+            with around.get(name, nullcontext)():
+                return _run(model, schedules[name], inputs, protocol)
+
+        return run
+
+    def told(rows: Sequence[Sequence[_Run]]) -> bool:
+        return all_told([[run.prefill for run in runs] for runs in rows], len(turns.looks))
+
+    def timed(names: list[str]) -> list[list[_Run]]:
+        return take_turns([row(name) for name in names], told, turns)
+
+    names = list(schedules)
+    runs = dict(zip(names, once_each([key(name) for name in names], names, timed), strict=True))
+    looks = len(turns.looks)
     none = strategies.none(config.get_text_config(decoder=True).num_hidden_layers)
     return {
-        name: _measured(config, schedule or none, protocol, runs[name], model.dtype)
+        name: _measured(config, schedule or none, protocol, runs[name], model.dtype, looks)
         for name, schedule in schedules.items()
     }
 
@@ -169,7 +195,7 @@ def _run(model: Any, schedule: Schedule | None, inputs: dict[str, Any], protocol
 
 
 def _measured(
-    config: Any, schedule: Schedule, protocol: Protocol, runs: list[_Run], dtype: torch.dtype
+    config: Any, schedule: Schedule, protocol: Protocol, runs: list[_Run], dtype: torch.dtype, looks: int
 ) -> Measured:
     steps = tuple(step for run in runs for step in run.steps)
     whole = Latency(tuple(run.prefill + sum(run.steps) for run in runs)).median
@@ -190,7 +216,7 @@ def _measured(
         * sum(
             kv_bytes(config, schedule, protocol.vision_tokens, text + protocol.new_tokens - 1, dtype.itemsize)
         ),
-        prefill=Latency(tuple(run.prefill for run in runs)),
+        prefill=Latency(tuple(run.prefill for run in runs), looks),
         decode=Latency(steps) if steps else None,
         throughput=protocol.batch * protocol.new_tokens / whole,
         peak=max(peaks) if peaks else None,

@@ -7,6 +7,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+import numpy as np
+import numpy.typing as npt
+
 from vtr_ray.efficiency.decoder import DecoderShape, check_length, decoder_shape
 from vtr_ray.efficiency.vision import count_vision, vision_cost
 from vtr_ray.efficiency.workloads import Picture
@@ -14,6 +17,7 @@ from vtr_ray.errors import InputError
 from vtr_ray.schedule import Ranking, Schedule
 
 Convention = Literal["paper", "executed"]
+_Array = npt.NDArray[Any]
 
 
 @dataclass(frozen=True)
@@ -120,47 +124,110 @@ def count_flops(
         >>> count_flops(read_config("llava-1.5-7b"), strategies.fastv(32), 576, 75).total / 1e12
         5.48...
     """
-    if convention not in get_args(Convention):
-        raise InputError(f"convention is {convention!r}; use paper or executed.")
-    executed = convention == "executed"
+    executed = _executed(convention)
     vision_cost(config)  # the family first: it says more than its language model
     shape = decoder_shape(config)
     check_length(shape, schedule.num_layers)
     encoder, projector = count_vision(config, vision_tokens, images, executed)
-    counts = schedule.counts(vision_tokens)
-    lengths = [kept + text_tokens for kept in counts]
-    per_token = 2 * shape.width * (2 * shape.attended + 2 * shape.keys + 3 * shape.feed)
+    counts = np.array([schedule.counts(vision_tokens)])
     rows = text_tokens if instruction_tokens is None else instruction_tokens
-    scoring = _scoring(schedule, counts, lengths, shape, rows) if executed else [0.0] * len(counts)
-    layers = tuple(
-        LayerFlops(linear=float(n * per_token), attention=4.0 * n * n * shape.attended, scoring=added)
-        for n, added in zip(lengths, scoring, strict=True)
+    linear, attention, scoring, head = _decoder(
+        shape, schedule, counts, np.array([text_tokens]), np.array([rows]), executed, logits_to_keep
     )
-    last = min(logits_to_keep, lengths[-1]) if logits_to_keep else lengths[-1]
-    return Flops(encoder, projector, layers, head=2.0 * last * shape.width * shape.vocabulary)
+    layers = tuple(
+        LayerFlops(linear=float(one), attention=float(two), scoring=float(three))
+        for one, two, three in zip(linear[0], attention[0], scoring[0], strict=True)
+    )
+    return Flops(encoder, projector, layers, head=float(head[0]))
+
+
+def decoder_flops(
+    config: Any,
+    schedule: Schedule,
+    vision_tokens: npt.NDArray[np.int64],
+    text_tokens: npt.NDArray[np.int64],
+    convention: Convention = "paper",
+    logits_to_keep: int = 0,
+) -> npt.NDArray[np.float64]:
+    """Return `count_flops(...).decoder` of many prompts at once, float64 [prompts].
+
+    Args:
+        config: of a model, as `count_flops` takes it.
+        schedule: one rate per decoder layer.
+        vision_tokens: of each prompt, int64 [prompts].
+        text_tokens: of each prompt, int64 [prompts].
+        convention: "paper" or "executed".
+        logits_to_keep: tokens that the head runs on; 0: all that are left.
+
+    Raises:
+        InputError: as `count_flops` does.
+    """
+    shape = decoder_shape(config)
+    check_length(shape, schedule.num_layers)
+    sizes, places = np.unique(vision_tokens, return_inverse=True)
+    counts = np.array([schedule.counts(int(size)) for size in sizes])[places]
+    parts = _decoder(shape, schedule, counts, text_tokens, text_tokens, _executed(convention), logits_to_keep)
+    linear, attention, scoring, head = parts
+    found: npt.NDArray[np.float64] = (linear + attention + scoring).sum(1) + head
+    return found
+
+
+def _executed(convention: Convention) -> bool:
+    if convention not in get_args(Convention):
+        raise InputError(f"convention is {convention!r}; use paper or executed.")
+    return convention == "executed"
+
+
+def _decoder(
+    shape: DecoderShape,
+    schedule: Schedule,
+    counts: _Array,
+    text: _Array,
+    rows: _Array,
+    executed: bool,
+    logits_to_keep: int,
+) -> tuple[_Array, _Array, _Array, _Array]:
+    """Linear, attention and scoring FLOPs [prompts, L], and the head's [prompts].
+
+    counts: vision tokens, int64 [prompts, L]. text, rows: text tokens, and those that rank, [prompts].
+    """
+    lengths = counts + text[:, None]
+    per_token = 2 * shape.width * (2 * shape.attended + 2 * shape.keys + 3 * shape.feed)
+    scoring = np.zeros(lengths.shape)
+    if executed:
+        scoring = _scoring(schedule, counts, lengths, shape, rows)
+    kept = lengths[:, -1]
+    last = np.minimum(logits_to_keep, kept) if logits_to_keep else kept
+    attention = 4.0 * lengths * lengths * shape.attended
+    return lengths * float(per_token), attention, scoring, 2.0 * last * shape.width * shape.vocabulary
 
 
 def _scoring(
-    schedule: Schedule, counts: list[int], lengths: list[int], shape: DecoderShape, rows: int
-) -> list[float]:
+    schedule: Schedule, counts: _Array, lengths: _Array, shape: DecoderShape, rows: _Array
+) -> _Array:
     """Products of the ranking at each layer: its rows against all keys, for every cut that has to choose."""
-    added = [0.0] * len(counts)
-    span = counts[0] + rows  # from the first vision token to the question's end
-    for layer in range(1, len(counts)):
-        if not 0 < counts[layer] < counts[layer - 1]:
+    added = np.zeros(lengths.shape)
+    span = counts[:, 0] + rows  # from the first vision token to the question's end
+    windows = np.array([window or np.inf for window in shape.windows])
+    for layer in range(1, counts.shape[1]):
+        (chosen,) = np.nonzero((counts[:, layer] > 0) & (counts[:, layer] < counts[:, layer - 1]))
+        if not len(chosen):
             continue
         if schedule.ranking is Ranking.NEXT_LAYER:
-            length = lengths[layer - 1]
+            length = lengths[chosen, layer - 1]
             projections = 2.0 * shape.width * (shape.attended + length * shape.keys)
             if shape.fused:
                 projections = 2.0 * shape.width * (length + 1) * (shape.attended + 2 * shape.keys)
-            added[layer] = 2.0 * length * shape.attended + projections
+            added[chosen, layer] = 2.0 * length * shape.attended + projections
         elif schedule.ranking is not Ranking.RANDOM:
             # A sliding window may hide vision tokens from the rows: the last layer whose window does not.
-            seeing = [i for i in range(layer) if (shape.windows[i] or span) >= span]
-            source = seeing[-1] if seeing else layer - 1
+            seeing = windows[None, :layer] >= span[chosen, None]
+            last = layer - 1 - seeing[:, ::-1].argmax(1)
+            source = np.where(seeing.any(1), last, layer - 1)
+            length = lengths[chosen, source]
             if schedule.ranking is Ranking.INSTRUCTION:
-                added[source] = 2.0 * rows * lengths[source] * (shape.attended + 1)  # and the mean over rows
+                # and the mean over rows
+                added[chosen, source] = 2.0 * rows[chosen] * length * (shape.attended + 1)
             else:
-                added[source] = 2.0 * lengths[source] * shape.attended
+                added[chosen, source] = 2.0 * length * shape.attended
     return added

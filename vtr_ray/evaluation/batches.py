@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from vtr_ray.errors import InputError
 from vtr_ray.evaluation import prompts
 from vtr_ray.evaluation.samples import Sample
+from vtr_ray.evaluation.tokens import refusal
 from vtr_ray.evaluation.video import Seen, read
 from vtr_ray.models import encode, family_of, model_inputs
 
@@ -84,19 +85,20 @@ def form_batches(
     exact: Sequence[bool],
     lengths: Sequence[int],
     batch_size: int,
-    videos: Sequence[bool] | None = None,
+    shown: Sequence[str] | None = None,
     sources: Sequence[str] | None = None,
 ) -> list[tuple[int, ...]]:
-    """Indices of samples, batch by batch: those decided in one pass apart from those that generate, images
-    apart from videos, similar lengths together, ties in the order of the samples. Depends on nothing else.
+    """Indices of samples, batch by batch: those decided in one pass apart from those that generate, similar
+    lengths together, ties in the order of the samples. Depends on nothing else.
 
+    shown: what each sample shows, where given; no batch has samples of two kinds ("image" and "video").
     sources: where given, no batch has samples of two of them, and they come in their order.
     """
     places = {name: place for place, name in enumerate(dict.fromkeys(sources or ()))}
 
-    def kind(index: int) -> tuple[int, bool, bool]:
+    def kind(index: int) -> tuple[int, bool, str]:
         place = places[sources[index]] if sources else 0
-        return place, not exact[index], bool(videos and videos[index])
+        return place, not exact[index], shown[index] if shown else ""
 
     order = sorted(range(len(lengths)), key=lambda index: (kind(index), lengths[index], index))
     batches: list[tuple[int, ...]] = []
@@ -108,6 +110,14 @@ def form_batches(
     return batches
 
 
+def read_sample(sample: Sample, max_pixels: int | None = None) -> Seen:
+    """Return the images or the video of a sample. Raises InputError where they cannot be read any more."""
+    try:
+        return read(sample.image, max_pixels)
+    except Exception as error:
+        raise InputError(f"sample {sample.id}: its {sample.kind} cannot be read any more: {error}") from error
+
+
 def build(
     model: nn.Module,
     processor: object,
@@ -115,36 +125,36 @@ def build(
     targets: Sequence[Sequence[int] | None],
     end_token: int,
     max_pixels: int | None = None,
+    seen: Sequence[Seen] | None = None,
 ) -> Tensors:
     """Read, encode and project the images or videos of a batch and lay its rows out, on the model's device.
 
     targets: a sample's target tokens, without the end token; None in batches that generate.
     max_pixels: larger images are shrunk to it.
-    Raises InputError where an image or a video cannot be read any more.
+    seen: what the samples show, where it was read before: all images, all videos, or none of either.
+    Raises InputError where an image or a video cannot be read any more, Refused where the processor refuses.
     """
-    seen: list[Seen] = []
-    for sample in samples:
-        try:
-            seen.append(read(sample.image, max_pixels))
-        except Exception as error:
-            raise InputError(
-                f"sample {sample.id}: its {sample.kind} cannot be read any more: {error}"
-            ) from error
+    seen = [read_sample(sample, max_pixels) for sample in samples] if seen is None else seen
     device = model.get_input_embeddings().weight.device  # type: ignore[operator]
     texts = [
-        prompts.prompt_text(processor, sample.question, sample.is_video, images=len(one))
+        prompts.prompt_text(processor, sample.question, images=len(one))
         if isinstance(one, list)
         else prompts.prompt_text(processor, sample.question, video=True)
         for sample, one in zip(samples, seen, strict=True)
     ]
-    inputs = prompts.encode(processor, seen, texts)
+    try:
+        inputs = prompts.encode(processor, seen, texts)
+    except MemoryError:
+        raise
+    except Exception as error:  # a processor raises whatever it meets
+        raise refusal(processor, seen, error) from error
     seconds = inputs.get("second_per_grid_ts")  # positions, which half precision would move
     inputs = inputs.to(device, dtype=model.dtype)
     if seconds is not None:
         inputs["second_per_grid_ts"] = torch.as_tensor(seconds).to(device)
     rows = [
-        torch.cat([ids[seen.bool()], torch.tensor(target or [], dtype=torch.int64, device=device)])
-        for ids, seen, target in zip(inputs["input_ids"], inputs["attention_mask"], targets, strict=True)
+        torch.cat([ids[real.bool()], torch.tensor(target or [], dtype=torch.int64, device=device)])
+        for ids, real, target in zip(inputs["input_ids"], inputs["attention_mask"], targets, strict=True)
     ]
     length = max(len(row) for row in rows)
     ids = torch.zeros(len(rows), length, dtype=torch.int64, device=device)

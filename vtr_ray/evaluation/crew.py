@@ -69,6 +69,10 @@ class Holder:
         attribute = getattr(self._built(), name)
         return attribute(*args, **kwargs) if callable(attribute) else attribute
 
+    def warned(self) -> list[str]:
+        """What the evaluator warned of since the last call."""
+        return self._warnings.take()
+
     def evaluate(
         self, schedule: Schedule, batches: Sequence[int]
     ) -> tuple[list[tuple[list[Outcome], float]], list[str]]:

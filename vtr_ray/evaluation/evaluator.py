@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from functools import cached_property
+from dataclasses import dataclass, replace
 from statistics import median_low
 from typing import Any
 
 import torch
 from torch import Tensor
 
-from vtr_ray.efficiency import count_flops, prefill_times
+from vtr_ray.efficiency import MeanCost
+from vtr_ray.efficiency.latency import language_times, measurable
+from vtr_ray.efficiency.schedule_cost import ScheduleCost
+from vtr_ray.efficiency.times import Latency
+from vtr_ray.efficiency.turns import Turns
 from vtr_ray.errors import InputError
 from vtr_ray.evaluation import prompts
 from vtr_ray.evaluation.batches import IGNORED, Tensors, build, form_batches
 from vtr_ray.evaluation.greedy import arg_max, greedy
-from vtr_ray.evaluation.outcome import NOT_A_NUMBER, Outcome
+from vtr_ray.evaluation.outcome import NOT_A_NUMBER, Outcome, some_of
 from vtr_ray.evaluation.prefix_cache import DEFAULT_LIMIT, PrefixCache
-from vtr_ray.evaluation.samples import Sample, SampleSet
-from vtr_ray.evaluation.video import Size, blank, read, seen_size
+from vtr_ray.evaluation.samples import Sample, SampleSet, Skipped, skipped_line
+from vtr_ray.evaluation.tokens import Refused, TokenCounter
+from vtr_ray.evaluation.video import Seen, read
 from vtr_ray.models import family_of, fetch_model, load_model
 from vtr_ray.reduction import DecodeReduction, reduce_vision_tokens
 from vtr_ray.reduction.kinds import layer_kinds
@@ -33,6 +37,7 @@ from vtr_ray.withdrawal import FIRST, SAMPLES, THRESHOLD, Withdrawal, find_withd
 logger = logging.getLogger(__name__)
 
 MAX_VISION_TOKENS = 1024
+TIMING = 60.0  # seconds for all prefill times of a table
 _KEEP_SHARE = 0.25  # of the device's free memory, for the tensors of all batches together
 
 
@@ -44,16 +49,20 @@ class Evaluator:
     exactly. Samples judged by exact match take one forward pass: greedy decoding writes the target exactly
     when every target token, end token included, is the arg-max under teacher forcing. The others generate.
 
+    A sample that the model cannot be asked about is skipped and named, in a warning and in `describe`: the
+    processor refuses its image, or a token that only vision may have stands in its answer. That depends on
+    the sample alone, so that all evaluators of one model skip the same.
+
     Args:
         model, processor: as `load_model` gives them.
-        samples: what to answer.
+        samples: what to answer; `Evaluator.samples` is what is left of it.
         batch_size: rows of a forward pass. After out-of-memory it is halved, which is logged.
         teacher_forcing: False: all samples generate, so that every outcome has its answer.
         max_pixels: larger images are shrunk to it; None: as they are.
         cache: bytes for the states that trials share, wherever they fit (see `PrefixCache`); 0: none.
         decode: answers are written under decode-time reduction: all samples generate, and nothing is cached.
 
-    Raises InputError: a model family that is not supported, no end token, an answer without tokens.
+    Raises InputError: a model family that is not supported, no end token, more than 5 % skipped.
     """
 
     def __init__(
@@ -73,17 +82,19 @@ class Evaluator:
         if max_pixels is not None and max_pixels < 1:
             raise InputError(f"max pixels is {max_pixels}; it must be at least 1")
         self._max_pixels = max_pixels
-        self.model, self.processor, self.samples, self.batch_size = model, processor, samples, batch_size
+        self.model, self.processor, self.batch_size = model, processor, batch_size
+        self._counter = TokenCounter(model, processor, max_pixels)
         self.num_layers = len(family_of(model).layers_of(model))
         self._ends = _end_tokens(model, processor).to(model.device)
         if any(sample.is_video for sample in samples):
             prompts.check_video(processor)
         self._decode = decode
-        self._exact = [teacher_forcing and sample.exact and decode is None for sample in samples]
-        self._targets = [
-            _target(processor, sample) if exact else None
-            for sample, exact in zip(samples, self._exact, strict=True)
-        ]
+        self._answers: list[list[int]] = []
+        self._counts: list[tuple[int, int]] = []
+        self.samples = self._answerable(samples)
+        self._exact = [teacher_forcing and sample.exact and decode is None for sample in self.samples]
+        targets = zip(self._answers, self._exact, strict=True)
+        self._targets = [target if exact else None for target, exact in targets]
         self._lengths = [
             tokens + len(target or [])
             for target, tokens in zip(self._targets, self._prompt_lengths(), strict=True)
@@ -97,12 +108,50 @@ class Evaluator:
 
     def _prompt_lengths(self) -> list[int]:
         """Tokens of each sample's prompt, by which batches are formed."""
-        return [vision + text for vision, text in self._counts]
+        return [vision + text for vision, text in self.token_counts()]
+
+    def _answerable(self, samples: SampleSet) -> SampleSet:
+        """The samples that the model can be asked about; warns of the others."""
+        kept: list[Sample] = []
+        refused: list[Skipped] = []
+        for sample in samples:
+            try:
+                answer, count = self._answer(sample), self._counter.count(sample)
+            except Refused as error:
+                refused.append(Skipped(sample.id, str(error)))
+            else:
+                kept.append(sample)
+                self._answers.append(answer)
+                self._counts.append(count)
+        if not refused:
+            return samples
+        logger.warning("%s", skipped_line(samples.where, refused))
+        return replace(samples, samples=tuple(kept), skipped=(*samples.skipped, *refused))
+
+    def _answer(self, sample: Sample) -> list[int]:
+        """Tokens of the right answer; [] where a task judges.
+
+        Raises Refused where no model writes it, also where this evaluator compares no tokens: all skip alike.
+        """
+        if sample.target is not None:
+            target = list(sample.target)
+        elif not sample.answers or not (sample.exact or sample.judge is None):
+            return []
+        else:
+            target = prompts.target_ids(self.processor, sample.question, sample.answers[0], sample.is_video)
+        if not target and sample.target is None:
+            raise Refused(f"the tokenizer has no tokens for the answer {sample.answers[0]!r}")
+        if self._counter.vision_tokens(target):
+            raise Refused(f"its answer {sample.answers[0]!r} holds a placeholder of images or videos")
+        return target
 
     def _formed(self) -> list[tuple[int, ...]]:
         """The batches: indices of samples."""
-        videos = [sample.is_video for sample in self.samples]
-        return form_batches(self._exact, self._lengths, self.batch_size, videos)
+        shown = [
+            "video" if sample.is_video else "image" if vision else ""
+            for sample, (vision, _) in zip(self.samples, self._counts, strict=True)
+        ]
+        return form_batches(self._exact, self._lengths, self.batch_size, shown)
 
     @property
     def num_batches(self) -> int:
@@ -119,30 +168,9 @@ class Evaluator:
         """Vision tokens of a sample, the (lower) median over the samples, at most 1024."""
         return min(self.sample_tokens[0], MAX_VISION_TOKENS)
 
-    @cached_property
-    def _counts(self) -> list[tuple[int, int]]:
-        """Vision and text tokens of each sample's prompt."""
-        return self._counted(self.samples.samples)
-
-    def _counted(self, samples: Sequence[Sample]) -> list[tuple[int, int]]:
-        """Vision and text tokens of the samples' prompts."""
-        # The processor decides by the size, so one image or video of each size is enough.
-        family = family_of(self.model)
-        known: dict[Size, tuple[int, int]] = {}
-        counts = []
-        for sample in samples:
-            size = seen_size(sample.image, self._max_pixels)
-            images = 1 if sample.is_video else len(size)
-            text = prompts.prompt_text(self.processor, sample.question, sample.is_video, images)
-            length = prompts.prompt_length(self.processor, text)
-            if size not in known:
-                ids = prompts.encode(self.processor, [blank(size)], [text])["input_ids"]
-                vision = int(family.is_vision(self.model.config, ids).sum())
-                # A video's frames may have text between them.
-                known[size] = vision, max(0, ids.shape[1] - vision - length) if sample.is_video else 0
-            vision, between = known[size]
-            counts.append((vision, length + between))
-        return counts
+    def token_counts(self) -> list[tuple[int, int]]:
+        """Vision and text tokens of each sample's prompt, in the order of the samples."""
+        return list(self._counts)
 
     def evaluate(self, schedule: Schedule, batches: Sequence[int] | None = None) -> list[Outcome]:
         """Outcomes of the samples in `batches` (indices below `num_batches`; None: all), in their order.
@@ -312,13 +340,8 @@ class Evaluator:
             else:
                 answer = sample.answers[0]
                 tokens = prompts.target_ids(self.processor, sample.question, answer, sample.is_video)
-            self._drafts[index] = 0.0, [] if self._holds_vision(tokens) else tokens
+            self._drafts[index] = 0.0, [] if self._counter.vision_tokens(tokens) else tokens
         return self._drafts[index]
-
-    def _holds_vision(self, tokens: Sequence[int]) -> bool:
-        """Whether a placeholder of vision tokens is among the tokens: fed to the model it would be one."""
-        family, config = family_of(self.model), self.model.config
-        return bool(family.is_vision(config, torch.tensor(list(tokens), dtype=torch.int64)).any())
 
     def _windowed(self, batch: Tensors, limits: list[int]) -> bool:
         kinds = layer_kinds(family_of(self.model).decoder_of(self.model).config)
@@ -328,24 +351,25 @@ class Evaluator:
     def _judged(self, sample: Sample, tokens: list[int] | None) -> Outcome:
         if tokens is None:
             return Outcome(sample.id, 0.0, answer="", error=NOT_A_NUMBER)
-        answer: str = self.processor.tokenizer.decode(tokens, skip_special_tokens=True)
+        answer = self._text(sample, tokens)
         if sample.target is not None:
             return Outcome(sample.id, float(tuple(tokens) == sample.target), answer.strip())
+        return Outcome(sample.id, sample.score(answer), answer.strip())
+
+    def _text(self, sample: Sample, tokens: list[int]) -> str:
+        answer: str = self.processor.tokenizer.decode(tokens, skip_special_tokens=True)
         for stop in sample.until:
             answer = answer.split(stop)[0] if stop else answer
-        return Outcome(sample.id, sample.score(answer), answer.strip())
+        return answer
 
     def _batch(self, part: tuple[int, ...], whole: bool = True) -> Tensors:
         """The batch on the model's device; not `whole`: without what only the first layer needs."""
         if part not in self._tensors:
-            tensors = build(
-                self.model,
-                self.processor,
-                [self.samples.samples[index] for index in part],
-                [self._targets[index] for index in part],
-                int(self._ends[0]),
-                self._max_pixels,
-            )
+            try:
+                tensors = self._build(part)
+            except Refused as error:  # not for its size, which was asked about before
+                ids = [self.samples.samples[index].id for index in part]
+                raise Refused(f"{some_of(ids)}: {error}") from error
             kept = sum(batch.bytes for batch in self._tensors.values() if self._resident(batch))
             if self._resident(tensors) and kept + tensors.bytes > self._device_budget:
                 tensors = tensors.map(Tensor.cpu)
@@ -354,27 +378,63 @@ class Evaluator:
         tensors = tensors if whole else tensors.without_features()
         return tensors.map(lambda tensor: tensor.to(self.model.device))
 
+    def _build(self, part: tuple[int, ...]) -> Tensors:
+        return build(
+            self.model,
+            self.processor,
+            [self.samples.samples[index] for index in part],
+            [self._targets[index] for index in part],
+            int(self._ends[0]),
+            self._max_pixels,
+            self._seen(part),
+        )
+
+    def _seen(self, part: tuple[int, ...]) -> list[Seen] | None:
+        """What was read of a batch's samples already; None: nothing."""
+        return None
+
     @property
     def text_tokens(self) -> int:
         """Text tokens of a sample's prompt, the (lower) median over the samples."""
-        return median_low(text for _, text in self._counts)
+        return median_low(text for _, text in self.token_counts())
 
     @property
     def sample_tokens(self) -> tuple[int, int]:
         """Vision and text tokens of a sample's prompt, the (lower) medians over the samples."""
-        return median_low(vision for vision, _ in self._counts), self.text_tokens
+        return median_low(vision for vision, _ in self.token_counts()), self.text_tokens
 
-    def costs(self, schedules: Sequence[Schedule]) -> list[tuple[float, float]]:
-        """TFLOPs (paper's convention) and median prefill seconds of each schedule, at batch 1.
+    def costs(
+        self, schedules: Sequence[Schedule], new_tokens: int = 1, target: float | None = None
+    ) -> list[ScheduleCost]:
+        """Return what each schedule costs: counted as the mean over the samples, timed on one of them.
 
-        For a sample of median vision and text tokens. The prefill is the language model's alone, all
-        schedules timed in turn.
+        Timed is the language model alone, at batch 1 on a sample of median vision and text tokens, all
+        schedules in turns; not at all where the model is too small to tell schedules apart (`measurable`),
+        unless there is a target.
+
+        Args:
+            schedules: of this model's number of layers.
+            new_tokens: what is timed: the prefill's own token and those decoded after it.
+            target: seconds that prefills are to be told apart from.
         """
-        tokens = self.sample_tokens[0]
-        times = prefill_times(self.model, schedules, tokens, self.text_tokens)
+        mean = MeanCost(self.model.config, self.token_counts())
+        times: list[tuple[Latency | None, Latency | None]] = [(None, None)] * len(schedules)
+        if target is not None or measurable(self.model.config, *self.sample_tokens):
+            turns = Turns(seconds=TIMING)
+            times = list(
+                language_times(
+                    self.model, schedules, *self.sample_tokens, new_tokens, turns=turns, target=target
+                )
+            )
         return [
-            (count_flops(self.model.config, schedule, tokens, self.text_tokens).total / 1e12, time.median)
-            for schedule, time in zip(schedules, times, strict=True)
+            ScheduleCost(
+                mean.memory_cost(schedule),
+                mean.tflops(schedule),
+                mean.tflops(schedule, "executed"),
+                mean.samples,
+                *own,
+            )
+            for schedule, own in zip(schedules, times, strict=True)
         ]
 
     def find_withdrawal(
@@ -386,20 +446,35 @@ class Evaluator:
         """
         count = min(count, len(self.samples))
         chosen = [self.samples.samples[number * len(self.samples) // count] for number in range(count)]
-        prompted = (
-            prompts.encode(
-                self.processor,
-                [read(sample.image, self._max_pixels)],
-                [prompts.prompt_text(self.processor, sample.question, sample.is_video)],
-            ).to(self.model.device, dtype=self.model.dtype)
-            for sample in chosen
-        )
+        prompted = (self._prompted(sample) for sample in chosen)
         return find_withdrawal(self.model, prompted, threshold=threshold, first=first)
+
+    def _prompted(self, sample: Sample) -> Any:
+        """The processor's inputs of one sample's prompt, on the model's device."""
+        seen = read(sample.image, self._max_pixels)
+        images = len(seen) if isinstance(seen, list) else 1
+        text = prompts.prompt_text(self.processor, sample.question, sample.is_video, images)
+        inputs = prompts.encode(self.processor, [seen], [text])
+        return inputs.to(self.model.device, dtype=self.model.dtype)
 
     def _alone(self, sample: Sample) -> Tensors:
         """A batch of one sample's prompt, on the model's device; not kept."""
         batch = build(self.model, self.processor, [sample], [None], int(self._ends[0]), self._max_pixels)
         return batch.map(lambda tensor: tensor.to(self.model.device))
+
+    def answers(self, sample_ids: Sequence[str]) -> dict[str, str]:
+        """Return what the model answers to some samples without reduction, by id, those of one pass included.
+
+        "" where its logits are NaN. Nothing is kept.
+        """
+        samples = {sample.id: sample for sample in self.samples}
+        found = {}
+        with torch.inference_mode():
+            for sample in (samples[name] for name in sample_ids):
+                limits = [sample.max_new_tokens]
+                (tokens,) = greedy(self.model, self._alone(sample), self._ends, limits)
+                found[sample.id] = "" if tokens is None else self._text(sample, tokens)
+        return found
 
     def vision_scores(self, place: int) -> list[list[float]]:
         """By layer, the scores of all vision tokens of the sample at that place, nothing being reduced."""
@@ -477,17 +552,6 @@ class EvaluatorSpec:
 def _limit(sample: Sample) -> int:
     """New tokens at most: one more than a target that ends, so that an answer of its length has ended."""
     return sample.max_new_tokens if sample.target is None else len(sample.target) + sample.target_ends
-
-
-def _target(processor: Any, sample: Sample) -> list[int]:
-    if sample.target is not None:
-        return list(sample.target)
-    target = prompts.target_ids(processor, sample.question, sample.answers[0], sample.is_video)
-    if not target:
-        raise InputError(
-            f"sample {sample.id}: the tokenizer has no tokens for the answer {sample.answers[0]!r}"
-        )
-    return target
 
 
 def _end_tokens(model: Any, processor: Any) -> Tensor:

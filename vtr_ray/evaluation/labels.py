@@ -6,7 +6,7 @@ E is then not accuracy: it is agreement with what the model answers without redu
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -60,7 +60,7 @@ class LabelEvaluator(Evaluator):
         if tokens is None:
             return Outcome(sample.id, 0.0, "", NOT_A_NUMBER, ())
         text = self.processor.tokenizer.decode(tokens, skip_special_tokens=True).strip()
-        error = _PLACEHOLDER if self._holds_vision(tokens) else None
+        error = _PLACEHOLDER if self._counter.vision_tokens(tokens) else None
         return Outcome(sample.id, 1.0, text, error, tuple(tokens))
 
 
@@ -103,8 +103,11 @@ def labelled(load: Callable[[], SampleSet], labels: Labels | Callable[[], Labels
     return SampleSet(tuple(kept), tuple(skipped), samples.where)
 
 
-def labels_of(outcomes: Sequence[Outcome], key: str, limit: int) -> Labels:
-    """The labels that the outcomes of `LabelEvaluator`s hold. An answer of `limit` tokens was cut there."""
+def labels_of(outcomes: Sequence[Outcome], key: str, limit: int, refused: Iterable[Skipped] = ()) -> Labels:
+    """The labels that the outcomes of `LabelEvaluator`s hold. An answer of `limit` tokens was cut there.
+
+    refused: samples that the model could not be asked about.
+    """
     return Labels(
         key,
         limit,
@@ -113,7 +116,8 @@ def labels_of(outcomes: Sequence[Outcome], key: str, limit: int) -> Labels:
                 one.tokens or (), len(one.tokens or ()) < limit, one.answer or "", error=one.error
             )
             for one in outcomes
-        },
+        }
+        | {one.name: Label((), False, "", error=one.reason) for one in refused},
     )
 
 

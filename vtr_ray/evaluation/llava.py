@@ -1,30 +1,22 @@
-"""Samples in LLaVA's JSON format, and a search split of LLaVA's training data."""
+"""Samples in LLaVA's JSON format."""
 
 from __future__ import annotations
 
 import hashlib
 import json
-import random
-from collections import Counter
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import replace
+from functools import cached_property
 from pathlib import Path, PurePosixPath
 from typing import Any, Literal
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import BaseModel, Field, ValidationError, field_validator
 
 from vtr_ray.errors import InputError
-from vtr_ray.evaluation.samples import (
-    FRAME_RATE,
-    FRAMES,
-    Sample,
-    SampleSet,
-    Skipped,
-    Video,
-    read_image,
-)
+from vtr_ray.evaluation.images import read_image
+from vtr_ray.evaluation.samples import FRAME_RATE, FRAMES, Sample, SampleSet, Skipped, Video
 from vtr_ray.evaluation.video import open_video, read_video, video_digest
-from vtr_ray.files import replacing
 
 MARKERS = ("<image>", "<video>")
 """What stands for the image or the video in a question; LLaVA's own video data write `<image>`."""
@@ -52,12 +44,17 @@ class Entry(BaseModel):
     fps: float = Field(FRAME_RATE, gt=0)
     conversations: list[Turn] = Field(min_length=1)
 
+    @field_validator("conversations", mode="before")
+    @classmethod
+    def _first_turn_alone(cls, turns: Any) -> Any:
+        """Drop later turns, which nobody asks: a bad one must not cost the entry."""
+        return turns[:2] if isinstance(turns, list) else turns
+
     @property
-    def source(self) -> str:
-        """Top folder of the image's or video's path; "." where it has none."""
+    def file(self) -> str:
+        """Path of the image or video; of a list of frames, of the first."""
         path = self.image or self.video or ""
-        parts = PurePosixPath(path if isinstance(path, str) else path[0]).parts
-        return parts[0] if len(parts) > 1 else "."
+        return path if isinstance(path, str) else path[0]
 
     @property
     def question(self) -> str:
@@ -77,7 +74,7 @@ class Entry(BaseModel):
 
         answered: False where the answer does not matter and may be missing.
         """
-        speakers = [turn.speaker for turn in self.conversations[:2]]
+        speakers = [turn.speaker for turn in self.conversations]
         if speakers != ["human", "gpt"] and (answered or speakers != ["human"]):
             return "the conversation does not start with a question and its answer"
         if self.image and self.video:
@@ -89,6 +86,52 @@ class Entry(BaseModel):
         if not self.question:
             return "empty question"
         return None if self.answer or not answered else "empty answer"
+
+
+class Sources:
+    """Which data set a file is from: the top folder of its path, "." where it has none.
+
+    An absolute path, or one that leaves the folder of images (`../`), counts from `images` where it lies
+    below it, else from the folder that all such paths have in common: of /data/coco/1.jpg and /data/gqa/2.jpg
+    the sources are coco and gqa.
+
+    Args:
+        folder: what relative paths start from.
+        images: the folder of images where the user named one.
+        files: gives the paths of all entries; called once, and only where a path needs the others.
+    """
+
+    def __init__(self, folder: Path, images: str | Path | None, files: Callable[[], Iterable[str]]) -> None:
+        self._folder, self._files = folder, files
+        self._images = None if images is None else _normal(Path(images))
+
+    def of(self, file: str) -> str:
+        """Return the source of a file."""
+        path = self._inside(file) or self._absolute(file).relative_to(self._common)
+        return path.parts[0] if len(path.parts) > 1 else "."
+
+    def _absolute(self, file: str) -> PurePosixPath:
+        return _normal(self._folder / file)
+
+    def _inside(self, file: str) -> PurePosixPath | None:
+        """The path below the folder of images; None where it lies elsewhere, or nobody said where that is."""
+        path = PurePosixPath(os.path.normpath(file))
+        if not path.is_absolute() and path.parts[:1] != ("..",):
+            return path
+        absolute = self._absolute(file)
+        if self._images is not None and absolute.is_relative_to(self._images):
+            return absolute.relative_to(self._images)
+        return None
+
+    @cached_property
+    def _common(self) -> PurePosixPath:
+        folders = {str(self._absolute(file).parent) for file in self._files() if self._inside(file) is None}
+        return PurePosixPath(os.path.commonpath(folders))
+
+
+def _normal(path: Path) -> PurePosixPath:
+    """The absolute path without "..", links as they are."""
+    return PurePosixPath(os.path.normpath(path.absolute()))
 
 
 def load_llava(path: str | Path, images: str | Path | None = None, frames: int = FRAMES) -> SampleSet:
@@ -104,39 +147,59 @@ def load_llava(path: str | Path, images: str | Path | None = None, frames: int =
     """
     path = Path(path)
     folder = Path(images) if images is not None else path.parent
-    return samples_of(read_entries(path), folder, frames, str(path))
+    return samples_of(read_entries(path), folder, frames, str(path), images=images)
 
 
 def samples_of(
-    entries: Iterable[dict[str, Any]], folder: Path, frames: int, where: str, answered: bool = True
+    entries: Iterable[dict[str, Any]],
+    folder: Path,
+    frames: int,
+    where: str,
+    answered: bool = True,
+    images: str | Path | None = None,
 ) -> SampleSet:
     """Samples of entries as `load_llava` reads them. where: names their source in messages.
 
-    answered: False: answers are left out, and may be missing.
+    answered: False: answers are left out, and may be missing. images: the folder where the user named one.
     """
     if frames < 1:
         raise InputError(f"frames is {frames}; at least 1 of a video must be read")
     if not folder.is_dir():
         raise InputError(f"image folder {folder} does not exist; name the folder that image paths start from")
+    found = [
+        (str(raw.get("id", f"entry {index}")), *_sample(raw, folder, frames, answered))
+        for index, raw in enumerate(entries)
+    ]
+    names = unique_names([name for name, *_ in found])
+    sources = Sources(folder, images, lambda: [file for _, file, _ in found if file])
     samples: list[Sample] = []
     skipped: list[Skipped] = []
-    seen: Counter[str] = Counter()
-    for index, raw in enumerate(entries):
-        name = str(raw.get("id", f"entry {index}"))
-        seen[name] += 1
-        name = name if seen[name] == 1 else f"{name}#{seen[name]}"
-        sample = _sample(name, raw, folder, frames, answered)
-        if isinstance(sample, Skipped):
-            skipped.append(sample)
+    for name, (_, file, sample) in zip(names, found, strict=True):
+        if isinstance(sample, str):
+            skipped.append(Skipped(name, sample))
         else:
-            samples.append(sample)
+            samples.append(replace(sample, id=name, source=sources.of(file)))
     return SampleSet(tuple(samples), tuple(skipped), where=where)
 
 
-def _sample(name: str, raw: dict[str, Any], folder: Path, frames: int, answered: bool) -> Sample | Skipped:
-    entry = _entry(raw, answered)
+def unique_names(names: Sequence[str]) -> list[str]:
+    """Return the names; one that occurred before gets the first suffix `#2`, `#3`, ... that is nobody's."""
+    taken, seen, unique = set(names), set[str](), []
+    for name in names:
+        number = 2
+        chosen = name
+        while chosen in seen or (chosen != name and chosen in taken):
+            chosen, number = f"{name}#{number}", number + 1
+        seen.add(chosen)
+        unique.append(chosen)
+    return unique
+
+
+def _sample(raw: dict[str, Any], folder: Path, frames: int, answered: bool) -> tuple[str, Sample | str]:
+    """The file of an entry, and its sample without name and source, or why there is none."""
+    entry = parse_entry(raw, answered)
     if isinstance(entry, str):
-        return Skipped(name, entry)
+        return "", entry
     seen: Path | Video
     try:
         if entry.video:
@@ -146,21 +209,21 @@ def _sample(name: str, raw: dict[str, Any], folder: Path, frames: int, answered:
         else:
             seen = folder / str(entry.image)
             if not seen.is_file():
-                return Skipped(name, f"no image {seen}")
+                return entry.file, f"no image {seen}"
             data = seen.read_bytes()
             read_image(data)
             digest = hashlib.sha256(data).hexdigest()
     except FileNotFoundError as error:
-        return Skipped(name, str(error))
+        return entry.file, str(error)
     except Exception as error:  # PIL's and FFmpeg's decoders raise whatever they meet
         what = f"video {entry.video}" if entry.video else f"image {folder / str(entry.image)}"
-        return Skipped(name, f"{what} cannot be decoded: {error}")
+        return entry.file, f"{what} cannot be decoded: {error}"
     answers = (entry.answer,) if answered else ()
-    return Sample(name, entry.source, seen, entry.question, answers, digest=digest)
+    return entry.file, Sample("", "", seen, entry.question, answers, digest=digest)
 
 
-def _entry(raw: dict[str, Any], answered: bool = True) -> Entry | str:
-    """The entry, or why it is no sample."""
+def parse_entry(raw: dict[str, Any], answered: bool = True) -> Entry | str:
+    """Return the entry, or why it is no sample."""
     if not raw.get("image") and not raw.get("video"):
         return "no image and no video"
     try:
@@ -185,101 +248,32 @@ def _first_problem(error: ValidationError) -> str:
     return f"{'.'.join(map(str, first['loc']))}: {first['msg']}"
 
 
-@dataclass(frozen=True)
-class Split:
-    """A search split that was written: where, chosen and candidate entries per source, entries read."""
-
-    path: Path
-    chosen: dict[str, int]
-    candidates: dict[str, int]
-    read: int
-
-
-def make_split(
-    path: str | Path,
-    output: str | Path | None = None,
-    *,
-    per_source: int = 100,
-    seed: int = 0,
-    max_words: int = 5,
-) -> Split:
-    """Write a search split of LLaVA's training data (`llava_v1_5_mix665k.json`): short answers, all sources.
-
-    Candidates are entries whose first turn is about an image or a video and answered in at most `max_words`
-    words; only that turn is kept. From each source (top folder of the path) `per_source` are drawn, all where
-    there are fewer. Same seed, same split. Reads the JSON entry by entry: memory stays at what is drawn.
-
-    output: default `<name>_split.json` beside the input; written to a temporary name and renamed.
-    Raises InputError: no such file, not a JSON list, no candidates, an output that cannot be written.
-    """
-    path = Path(path)
-    output = Path(output) if output is not None else path.parent / f"{path.stem}_split.json"
-    if per_source < 1:
-        raise InputError(f"per_source is {per_source}; it must be at least 1")
-    drawn: dict[str, list[tuple[int, Entry]]] = {}
-    candidates: Counter[str] = Counter()
-    randoms: dict[str, random.Random] = {}
-    read = 0
-    for index, raw in enumerate(read_entries(path)):
-        read += 1
-        entry = _entry(raw)  # what is no sample is most often text alone
-        if isinstance(entry, str) or len(entry.answer.split()) > max_words:
-            continue
-        source = entry.source
-        candidates[source] += 1
-        chosen = drawn.setdefault(source, [])
-        # Reservoir sampling (Vitter's algorithm R), each source from its own generator.
-        place = randoms.setdefault(source, random.Random(f"{seed}/{source}")).randrange(candidates[source])
-        if len(chosen) < per_source:
-            chosen.append((index, entry))
-        elif place < per_source:
-            chosen[place] = (index, entry)
-    if not drawn:
-        raise InputError(
-            f"{path}: none of {read} entries has a first turn about an image with an answer of at most "
-            f"{max_words} words"
-        )
-    entries = [
-        {
-            "id": entry.id,
-            **entry.model_dump(include={"image", "video", "fps"}, exclude_none=True, exclude_unset=True),
-            "conversations": [
-                {"from": turn.speaker, "value": turn.value} for turn in entry.conversations[:2]
-            ],
-        }
-        for source in sorted(drawn)
-        for _, entry in sorted(drawn[source], key=lambda pair: pair[0])
-    ]
-    with replacing(output) as temporary:
-        temporary.write_text(json.dumps(entries, indent=1, ensure_ascii=False), encoding="utf-8")
-    counts = {source: len(drawn[source]) for source in sorted(drawn)}
-    return Split(output, counts, dict(sorted(candidates.items())), read)
-
-
 def read_entries(path: Path) -> Iterator[dict[str, Any]]:
-    """The objects of a JSON list, one by one: a file of gigabytes needs megabytes of memory.
+    """Yield the objects of a JSON list, one by one: a file of gigabytes needs megabytes of memory.
 
-    Raises InputError: no such file, one that cannot be read, not UTF-8, not a JSON list of objects.
+    Raises InputError: no such file, one that cannot be read, not UTF-8, not a JSON list of objects, text
+    after the end of the list.
     """
     decoder = json.JSONDecoder()
     try:
         if not path.is_file():
             raise InputError(f"{path} does not exist; name a LLaVA-format JSON file")
         with path.open(encoding="utf-8-sig") as file:
-            buffer = file.read(_CHUNK).lstrip()
-            if not buffer.startswith("["):
-                raise InputError(f"{path} is not a LLaVA-format JSON: it must hold a list of objects")
-            buffer, position, number, expected = buffer[1:], 0, 0, "first"
+            buffer, position, number, line, expected = "", 0, 0, 1, "list"
             while True:
                 while position < len(buffer) and buffer[position] in " \t\r\n":
                     position += 1
                 mark = buffer[position : position + 1]
-                if mark == "]" and expected != "entry":
-                    return
+                if mark == "[" and expected == "list":
+                    position, expected = position + 1, "first"
+                    continue
+                if mark == "]" and expected in ("first", "comma"):
+                    position, expected = position + 1, "end"
+                    continue
                 if mark == "," and expected == "comma":
                     position, expected = position + 1, "entry"
                     continue
-                if mark == "{" and expected != "comma":
+                if mark == "{" and expected in ("first", "entry"):
                     try:
                         entry, position = decoder.raw_decode(buffer, position)
                         number, expected = number + 1, "comma"
@@ -289,11 +283,22 @@ def read_entries(path: Path) -> Iterator[dict[str, Any]]:
                         pass  # cut by the end of the buffer, unless there is no more to read
                     except (ValueError, RecursionError) as error:  # a number of too many digits; too deep
                         raise InputError(f"{path}: entry {number} cannot be read: {error}") from None
-                elif mark:
+                elif mark and expected == "end":
+                    line += buffer.count("\n", 0, position)
+                    raise InputError(
+                        f"{path}: text follows the end of the list, after {number} entries, at line {line}: "
+                        f"{buffer[position : position + 20]!r}; a file holds one list"
+                    )
+                elif mark and expected != "list":
                     raise InputError(f"{path}: entry {number} is not a JSON object")
                 chunk = file.read(_CHUNK)
+                if expected == "list" and (mark or not chunk):
+                    raise InputError(f"{path} is not a LLaVA-format JSON: it must hold a list of objects")
+                if expected == "end" and not chunk:
+                    return
                 if not chunk or len(buffer) - position > _LONGEST_ENTRY:
                     raise InputError(f"{path}: entry {number} is broken or the file ends too early")
+                line += buffer.count("\n", 0, position)
                 buffer, position = buffer[position:] + chunk, 0
     except UnicodeDecodeError as error:
         raise InputError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from error

@@ -7,9 +7,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any
 
-from PIL import Image
-
 from vtr_ray.errors import InputError
+from vtr_ray.evaluation.images import picture_suffixes
 from vtr_ray.evaluation.llava import MARKERS, read_entries, samples_of
 from vtr_ray.evaluation.samples import FRAMES, SampleSet
 
@@ -38,7 +37,7 @@ def load_unanswered(
         return samples_of(_of_folder(path, question), path, frames, str(path), answered=False)
     folder = Path(images) if images is not None else path.parent
     entries = (_conversation(raw, question) for raw in read_entries(path))
-    return samples_of(entries, folder, frames, str(path), answered=False)
+    return samples_of(entries, folder, frames, str(path), answered=False, images=images)
 
 
 def check_answers(path: str | Path) -> None:
@@ -63,7 +62,7 @@ def _has_answer(raw: dict[str, Any]) -> bool:
 
 def _of_folder(folder: Path, question: str | None) -> Iterator[dict[str, Any]]:
     """An entry for each image in the folder and in the folders below, by path; hidden files are left out."""
-    known = Image.registered_extensions()
+    known = picture_suffixes()
     files = sorted(
         file
         for file in folder.rglob("*")

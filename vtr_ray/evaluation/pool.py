@@ -84,6 +84,14 @@ class PoolClient:
         """
         return _get(self._answering().get.remote(name, *args, **kwargs))
 
+    def share(self, name: str) -> list[Any]:
+        """Call a method of the evaluator in every actor at once, with the actor's number and their count.
+
+        Gives the results in the order of the actors; one whose process ends starts anew and is asked again.
+        """
+        parts = len(self.names)
+        return list(_get([actor.get.remote(name, part, parts) for part, actor in enumerate(self.actors)]))
+
     def _answering(self) -> Any:
         """The first actor; where it does not answer within a second, whichever answers first."""
         asked = {self.actors[0].place.remote(): self.actors[0]}
@@ -213,6 +221,8 @@ class EvaluatorPool(PoolClient):
             # All build at once; the first error is the one that counts.
             counts = _get([actor.get.remote("num_batches") for actor in self._handles])
             self._known["num_batches"] = counts[0]
+            for notices in _get([actor.warned.remote() for actor in self._handles]):
+                self.heard(notices)  # of samples that are skipped
         except BaseException:
             self.close()
             raise

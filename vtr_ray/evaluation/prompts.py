@@ -8,10 +8,12 @@ from typing import Any
 from vtr_ray.errors import InputError
 from vtr_ray.evaluation.video import Clip, Seen
 
-FALLBACK = "USER: {place}\n{question} ASSISTANT:"
+FALLBACK = "USER: {question} ASSISTANT:"
 """LLaVA-1.5's prompt, for processors without a chat template."""
 
 PLACE = "<image>"
+
+_PLACEHOLDERS = ("image_token", "video_token", "boi_token")  # attributes; Gemma 3's processor counts the last
 
 
 def check_video(processor: Any) -> None:
@@ -23,15 +25,26 @@ def check_video(processor: Any) -> None:
         raise InputError(f"the chat template of this {name} writes no {processor.video_token} for a video")
 
 
-def prompt_text(processor: Any, question: str, video: bool = False, images: int = 1) -> str:
-    """The prompt of one question about images or a video, with one placeholder each.
+def placeholders(processor: Any) -> list[str]:
+    """Return the texts that the processor reads as an image or a video, wherever they stand."""
+    owners = (processor, processor.tokenizer)
+    found = {getattr(owner, name, None) for owner in owners for name in _PLACEHOLDERS}
+    return sorted(text for text in found if isinstance(text, str) and text)
 
-    Images stand before the question, or where it says `<image>` as often as there are images.
+
+def prompt_text(processor: Any, question: str, video: bool = False, images: int = 1) -> str:
+    """The prompt of one question about images or a video, with one placeholder each; about neither, of none.
+
+    Images stand before the question, or where it says `<image>` as often as there are images. Any other
+    `<image>`, and whatever else the processor reads as an image or a video, is taken out of the question.
     """
-    if _template(processor) is None:
-        place = processor.video_token if video else "\n".join([PLACE] * images)
-        return FALLBACK.format(place=place, question=question)
-    return _render(processor, [_user(question, video, images)], add_generation_prompt=True)
+    turn = _user(processor, question, video, images)
+    if _template(processor) is not None:
+        return _render(processor, [turn], add_generation_prompt=True)
+    marks = {"video": getattr(processor, "video_token", ""), "image": PLACE}
+    parts = [part["text"] if part["type"] == "text" else marks[part["type"]] for part in turn["content"]]
+    inside = not video and question.count(PLACE) == images
+    return FALLBACK.format(question=("" if inside else "\n").join(parts))
 
 
 def target_ids(processor: Any, question: str, answer: str, video: bool = False) -> list[int]:
@@ -55,21 +68,32 @@ def target_ids(processor: Any, question: str, answer: str, video: bool = False) 
 def _lead(processor: Any, question: str, answer: str, prompt: str, video: bool) -> str:
     if _template(processor) is None:
         return " "
-    turns = [_user(question, video), {"role": "assistant", "content": [{"type": "text", "text": answer}]}]
+    turns = [
+        _user(processor, question, video),
+        {"role": "assistant", "content": [{"type": "text", "text": answer}]},
+    ]
     whole = _render(processor, turns, add_generation_prompt=False)
     rest = whole.removeprefix(prompt)
     return rest[: rest.index(answer)] if len(rest) < len(whole) and answer in rest else ""
 
 
 def prompt_length(processor: Any, text: str) -> int:
-    """Tokens of a prompt, the placeholder of its image or video counted once."""
-    return len(processor.tokenizer(text, add_special_tokens=_adds_specials(processor, text))["input_ids"])
+    """Tokens of a prompt's text as it stands, the placeholder of its image or video counted once."""
+    return len(prompt_ids(processor, text))
+
+
+def prompt_ids(processor: Any, text: str) -> list[int]:
+    """Tokens of a prompt's text as it stands, before the processor repeats any placeholder."""
+    specials = _adds_specials(processor, text)
+    ids: list[int] = processor.tokenizer(text, add_special_tokens=specials)["input_ids"]
+    return ids
 
 
 def encode(processor: Any, seen: Sequence[Seen], texts: Sequence[str]) -> Any:
     """The processor's inputs, a prompt and its images or its video a row, padded; one placeholder a token.
 
-    All rows have images or all have videos: some processors put both under one name.
+    All rows have images, or all have videos, or none has either: some processors put both under one name,
+    and some take no row without an image among others.
     """
     options: dict[str, Any] = {
         "text": list(texts),
@@ -78,6 +102,8 @@ def encode(processor: Any, seen: Sequence[Seen], texts: Sequence[str]) -> Any:
         "return_tensors": "pt",
     }
     clips = [one for one in seen if isinstance(one, Clip)]
+    if not any(isinstance(one, Clip) or one for one in seen):
+        return processor(**options)
     if not clips:
         return processor(images=list(seen), **options)  # nested: some take a flat list for one row's
     # The frames are chosen already. Processors write into what they are given, hence the copies.
@@ -92,16 +118,24 @@ def _adds_specials(processor: Any, text: str) -> bool:
     return begin is None or not text.startswith(begin)
 
 
-def _user(question: str, video: bool, images: int = 1) -> dict[str, Any]:
+def _user(processor: Any, question: str, video: bool, images: int = 1) -> dict[str, Any]:
     kind, count = ("video", 1) if video else ("image", images)
     texts = question.split(PLACE)
-    if video or len(texts) - 1 != count:
-        content = [{"type": kind}] * count + [{"type": "text", "text": "".join(texts)}]
-        return {"role": "user", "content": content}
-    content = [{"type": "text", "text": texts[0]}]
-    for text in texts[1:]:
-        content += [{"type": kind}, {"type": "text", "text": text}]
-    return {"role": "user", "content": [part for part in content if part.get("text") != ""]}
+    inside = not video and len(texts) - 1 == count
+    plain = [_without(placeholders(processor), text) for text in (texts if inside else [question])]
+    content: list[dict[str, Any]] = [] if inside else [{"type": kind}] * count
+    for number, text in enumerate(plain):
+        content += [{"type": kind}] if number else []
+        content += [{"type": "text", "text": text}] if text or not inside else []
+    return {"role": "user", "content": content}
+
+
+def _without(marks: Sequence[str], text: str) -> str:
+    """The text without any of the marks, those included that come together when one between is gone."""
+    while any(mark in text for mark in (PLACE, *marks)):
+        for mark in (PLACE, *marks):
+            text = text.replace(mark, "")
+    return text
 
 
 def _template(processor: Any) -> str | None:

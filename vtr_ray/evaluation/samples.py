@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import hashlib
-import io
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
-from PIL import Image, ImageFile
+from PIL import Image
 
 from vtr_ray.errors import InputError
 
@@ -48,7 +46,18 @@ class Pictures(Protocol):
     """The images of one question, read when they are needed. Pickles."""
 
     def pictures(self) -> list[Image.Image]:
-        """All of them, decoded, RGB, in their order; at least one."""
+        """All of them, decoded, RGB, in their order; none where the question is about none."""
+
+
+class Nothing:
+    """The images of a question that is about none."""
+
+    def pictures(self) -> list[Image.Image]:
+        """Return no image."""
+        return []
+
+
+NOTHING = Nothing()
 
 
 @dataclass(frozen=True)
@@ -118,6 +127,14 @@ class Skipped:
 
     name: str
     reason: str
+
+
+def skipped_line(where: str, skipped: Sequence[Skipped]) -> str:
+    """Return the line that says how many samples of a set are skipped, the first five with the reason."""
+    names = "; ".join(f"{one.name}: {one.reason}" for one in skipped[:5])
+    more = f"; and {len(skipped) - 5} more" if len(skipped) > 5 else ""
+    count = "1 sample" if len(skipped) == 1 else f"{len(skipped)} samples"
+    return f"{where + ': ' if where else ''}skipped {count} ({names}{more})"
 
 
 @dataclass(frozen=True)
@@ -202,47 +219,3 @@ class SampleSet:
             skipped=tuple(skipped for part in parts for skipped in part.skipped),
             where=", ".join(part.where for part in parts),
         )
-
-
-@contextmanager
-def whole_images_only() -> Iterator[None]:
-    """Inside, a truncated image raises.
-
-    Importing lmms_eval sets a process-wide flag of PIL that fills the missing part with grey instead.
-    """
-    before = ImageFile.LOAD_TRUNCATED_IMAGES
-    ImageFile.LOAD_TRUNCATED_IMAGES = False
-    try:
-        yield
-    finally:
-        ImageFile.LOAD_TRUNCATED_IMAGES = before
-
-
-def read_image(image: Path | bytes, max_pixels: int | None = None) -> Image.Image:
-    """The image, decoded to its last row, RGB, shrunk to `max_pixels` where it has more.
-
-    Raises OSError (or what else PIL raises) where it cannot be decoded.
-    """
-    with whole_images_only(), Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
-        return shrunk_image(opened.convert("RGB"), max_pixels)
-
-
-def shrunk_image(image: Image.Image, max_pixels: int | None) -> Image.Image:
-    """The image, shrunk to `max_pixels` where it has more."""
-    size = shrunk(image.size, max_pixels)
-    return image if image.size == size else image.resize(size, Image.Resampling.BICUBIC)
-
-
-def image_size(image: Path | bytes, max_pixels: int | None = None) -> tuple[int, int]:
-    """Width and height that `read_image` gives, from the image's header."""
-    with Image.open(io.BytesIO(image) if isinstance(image, bytes) else image) as opened:
-        return shrunk(opened.size, max_pixels)
-
-
-def shrunk(size: tuple[int, int], max_pixels: int | None) -> tuple[int, int]:
-    """Width and height of an image of that size after shrinking it to `max_pixels`."""
-    width, height = size
-    if max_pixels is None or width * height <= max_pixels:
-        return size
-    factor = (max_pixels / (width * height)) ** 0.5
-    return max(1, int(width * factor)), max(1, int(height * factor))

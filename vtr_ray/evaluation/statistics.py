@@ -34,7 +34,7 @@ def compare(outcomes: Sequence[Outcome], baseline: Sequence[Outcome], confidence
     """`outcomes` minus `baseline`, paired by sample id, with the interval of the paired t-test.
 
     The t interval needs differences whose mean is near normal: from some tens of samples that disagree.
-    Where all differences are equal the interval is that one point.
+    Where all differences are equal, which does not prove that all others are, it is that of `lower_bound`.
     Raises ValueError: not the same samples, fewer than two of them.
     """
     ours = {outcome.sample_id: outcome.score for outcome in outcomes}
@@ -48,7 +48,10 @@ def compare(outcomes: Sequence[Outcome], baseline: Sequence[Outcome], confidence
     second = np.array([theirs[name] for name in names])
     mean = float(np.mean(first - second))
     if np.ptp(first - second) == 0:  # no spread: the t statistic is 0/0 or infinite
-        return Comparison(mean, mean, mean, 1.0 if mean == 0 else 0.0, len(names))
+        adjusted, error = _adjusted_wald([float(value) for value in first - second])
+        half = float(stats.norm.ppf((1 + confidence) / 2)) * error
+        low, high = max(-1.0, min(mean, adjusted - half)), min(1.0, max(mean, adjusted + half))
+        return Comparison(mean, low, high, float(2 * stats.norm.sf(abs(adjusted) / error)), len(names))
     test = stats.ttest_rel(first, second)
     interval = test.confidence_interval(confidence)
     return Comparison(mean, float(interval.low), float(interval.high), float(test.pvalue), len(names))
@@ -77,11 +80,16 @@ def lower_bound(
     """
     if not scores or scores.keys() != baseline.keys():
         raise ValueError("a paired comparison needs the same samples on both sides")
-    differences = [scores[name] - baseline[name] for name in sorted(scores)]
+    mean, error = _adjusted_wald([scores[name] - baseline[name] for name in sorted(scores)])
+    return max(-1.0, mean - float(stats.norm.ppf(confidence)) * error)
+
+
+def _adjusted_wald(differences: Sequence[float]) -> tuple[float, float]:
+    """Mean and standard error of paired differences, one that was won and one that was lost added to them."""
     count = len(differences) + 2
     mean = math.fsum(differences) / count
     variance = (math.fsum(d * d for d in differences) + 2) / count - mean * mean
-    return max(-1.0, mean - float(stats.norm.ppf(confidence)) * math.sqrt(variance / count))
+    return mean, math.sqrt(variance / count)
 
 
 def samples_to_show(drop: float, confidence: float = 0.95) -> int:
@@ -89,13 +97,20 @@ def samples_to_show(drop: float, confidence: float = 0.95) -> int:
     return max(1, math.ceil(float(stats.norm.ppf(confidence)) * math.sqrt(2) / drop) - 2)
 
 
-def wilson(mean: float, count: int, confidence: float = 0.95) -> tuple[float, float]:
-    """Wilson's interval of a mean of `count` scores in [0, 1].
+def wilson_interval(mean: float, samples: int, confidence: float = 0.95) -> tuple[float, float]:
+    """Return Wilson's score interval of a mean of `samples` scores, within [0, 1].
 
-    Of scores that are 0 or 1 it is the interval of their proportion; of others it is wider than it need be,
-    since no scores of that mean vary more.
+    `(mean + z^2 / 2n -+ z sqrt(mean (1 - mean) / n + z^2 / 4n^2)) / (1 + z^2 / n)`. It is meant for scores of
+    0 and 1, and keeps a width where all of them are equal. Scores between have at most the variance
+    `mean (1 - mean)`, so for them it is at least as wide as it needs to be.
+
+    Raises:
+        ValueError: no samples, or a mean outside [0, 1].
     """
+    if samples < 1 or not 0.0 <= mean <= 1.0:
+        raise ValueError(f"an interval of mean {mean} over {samples} samples")
     z = float(stats.norm.ppf((1 + confidence) / 2))
-    middle = (mean + z * z / (2 * count)) / (1 + z * z / count)
-    half = z * math.sqrt(mean * (1 - mean) / count + z * z / (4 * count * count)) / (1 + z * z / count)
-    return max(0.0, middle - half), min(1.0, middle + half)
+    middle = mean + z * z / (2 * samples)
+    half = z * math.sqrt(mean * (1 - mean) / samples + (z / (2 * samples)) ** 2)
+    scale = 1 + z * z / samples
+    return max(0.0, (middle - half) / scale), min(1.0, (middle + half) / scale)

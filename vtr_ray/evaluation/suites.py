@@ -16,8 +16,9 @@ from typing import Any
 from PIL import Image
 
 from vtr_ray.errors import InputError, first_line
+from vtr_ray.evaluation.images import as_rgb, whole_images_only
 from vtr_ray.evaluation.outcome import Outcome
-from vtr_ray.evaluation.samples import FRAMES, Sample, SampleSet, Skipped, Video, whole_images_only
+from vtr_ray.evaluation.samples import FRAMES, Sample, SampleSet, Skipped, Video
 from vtr_ray.evaluation.video import open_video, read_video, video_digest
 
 DEFAULT_MAX_NEW_TOKENS = 128
@@ -132,6 +133,26 @@ def task_metrics(name: str, include: str | Path | None = None) -> list[str]:
     return list(load_task(None if include is None else str(include), name).aggregation())
 
 
+def visuals_of(doc_to_visual: Callable[[Any], Any], document: Any) -> list[Any]:
+    """Return what a task shows of a document; [] where it says None, [] or [None]."""
+    given = doc_to_visual(document)
+    listed = given if isinstance(given, list | tuple) else [given]
+    return [visual for visual in listed if visual is not None]
+
+
+def images_of(doc_to_visual: Callable[[Any], Any], document: Any) -> list[Any]:
+    """Return the images that a task shows of a document. Raises InputError where it shows a video."""
+    visuals = visuals_of(doc_to_visual, document)
+    if (video := video_of(visuals)) is not None:
+        raise InputError(f"it shows the video {video}, others of its task images; ask for them apart")
+    return visuals
+
+
+def video_of(visuals: Sequence[Any]) -> Path | None:
+    """Return the video among what a task shows of a document, as lmms-eval names it; None: there is none."""
+    return next((Path(visual) for visual in visuals if isinstance(visual, str | Path)), None)
+
+
 def check_kind(task: Any, name: str) -> None:
     """Raise InputError for a task without images, or of another kind of answer."""
     if task.config.doc_to_visual is None:
@@ -164,9 +185,9 @@ def _read(task: Any, index: int, frames: int) -> tuple[str, tuple[str, ...], byt
             raise ValueError("empty question")
         target = task.doc_to_target(document)
         answers = tuple(str(one) for one in target) if isinstance(target, list | tuple) else (str(target),)
-        visuals = task.doc_to_visual(document)
-        if not isinstance(visuals, list) or len(visuals) != 1:
-            raise ValueError(f"{len(visuals or [])} images or videos; exactly one is supported")
+        visuals = visuals_of(task.doc_to_visual, document)
+        if len(visuals) != 1:
+            raise ValueError(f"{len(visuals)} images or videos; exactly one is supported")
         return question.strip(), answers, _seen(visuals[0], frames)
 
 
@@ -177,7 +198,7 @@ def _seen(visual: Any, frames: int) -> bytes | Video:
         return video
     if isinstance(visual, Image.Image):
         file = io.BytesIO()
-        visual.convert("RGB").save(file, "PNG", compress_level=1)
+        as_rgb(visual).save(file, "PNG", compress_level=1)
         return file.getvalue()
     raise TypeError(f"doc_to_visual gave a {type(visual).__name__}; an image or a video's path is supported")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import re
+import struct
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,16 +13,18 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-from vtr_ray.evaluation.samples import (
-    FRAME_RATE,
-    FRAMES,
-    Pictures,
-    Video,
+from vtr_ray.evaluation.images import (
+    SIDEWAYS,
+    TURNS,
+    as_displayed,
     image_size,
+    picture_suffixes,
     read_image,
     shrunk,
     shrunk_image,
 )
+from vtr_ray.evaluation.natural_order import natural_order
+from vtr_ray.evaluation.samples import FRAME_RATE, FRAMES, Pictures, Video
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,9 @@ Size = tuple[int, int, int] | tuple[tuple[int, int], ...]
 
 
 def open_video(path: Path, frames: int = FRAMES, rate: float = FRAME_RATE) -> Video:
-    """The video of a file, or of a folder of frames, in the order of the numbers in their names.
+    """Return the video of a file, or of a folder of frames in the `natural_order` of their names.
+
+    Hidden files of the folder and files without the suffix of a picture are passed over.
 
     Raises FileNotFoundError: no such file or folder, or one without images.
     """
@@ -51,16 +55,15 @@ def open_video(path: Path, frames: int = FRAMES, rate: float = FRAME_RATE) -> Vi
         return Video(path, frames, rate)
     if not path.is_dir():
         raise FileNotFoundError(f"no video {path}")
-    known = Image.registered_extensions()
-    files = [file for file in path.iterdir() if file.suffix.lower() in known and file.is_file()]
+    known = picture_suffixes()
+    files = [
+        file
+        for file in path.iterdir()
+        if file.suffix.lower() in known and not file.name.startswith(".") and file.is_file()
+    ]
     if not files:
         raise FileNotFoundError(f"no frames in the folder {path}")
-    return Video(tuple(sorted(files, key=_by_number)), frames, rate)
-
-
-def _by_number(file: Path) -> list[tuple[int, str]]:
-    # "9.jpg" before "10.jpg"
-    return [(int(part), "") if part.isdigit() else (-1, part) for part in re.split(r"(\d+)", file.name)]
+    return Video(tuple(natural_order(files)), frames, rate)
 
 
 def read(seen: Path | bytes | Video | Pictures, max_pixels: int | None = None) -> Seen:
@@ -90,7 +93,9 @@ def blank(size: Size) -> Seen:
 
 
 def read_video(video: Video, max_pixels: int | None = None) -> Clip:
-    """The video's uniformly spread frames, each shrunk to `max_pixels` where it has more.
+    """Return the video's uniformly spread frames as a player shows them, upright and RGB.
+
+    Each is shrunk to `max_pixels` where it has more, and to the first one's size where that differs.
 
     Raises OSError, ValueError (or what else PIL and FFmpeg raise) where it cannot be decoded.
     """
@@ -98,8 +103,7 @@ def read_video(video: Video, max_pixels: int | None = None) -> Clip:
         total, rate, images = _decoded(video.source, video.frames)
     else:
         total, rate = len(video.source), video.rate
-        # Frames of one video should have one size; the first one's, where they do not.
-        images = {index: read_image(video.source[index]) for index in set(spread(total, video.frames))}
+        images = {index: _frame(video.source[index]) for index in set(spread(total, video.frames))}
     indices = spread(total, video.frames)
     size = shrunk(images[indices[0]].size, max_pixels)
     arrays = {
@@ -109,19 +113,28 @@ def read_video(video: Video, max_pixels: int | None = None) -> Clip:
     return Clip(np.stack([arrays[index] for index in indices]), _metadata(total, rate, indices))
 
 
+def _frame(file: Path) -> Image.Image:
+    try:
+        return read_image(file)
+    except Exception as error:  # PIL's decoders raise whatever they meet
+        raise ValueError(f"frame {file.name}: {error}") from error
+
+
 def _metadata(total: int, rate: float, indices: Sequence[int]) -> dict[str, Any]:
     return {"total_num_frames": total, "fps": rate, "duration": total / rate, "frames_indices": list(indices)}
 
 
 def video_size(video: Video, max_pixels: int | None = None) -> tuple[int, int]:
-    """Width and height that `read_video` gives, from the header."""
+    """Return the width and height that `read_video` gives, from the first frame that is at hand."""
     if not isinstance(video.source, Path):
-        return image_size(video.source[0], max_pixels)
+        return image_size(video.source[spread(len(video.source), video.frames)[0]], max_pixels)
     import av
 
     with av.open(str(video.source)) as container:
-        stream = container.streams.video[0]
-        size = stream.width, stream.height
+        frame = next(container.decode(video=0), None)  # a header does not say how the picture is turned
+        if frame is None:
+            raise ValueError("it has no frames")
+        size = (frame.width, frame.height) if _turn(frame) not in SIDEWAYS else (frame.height, frame.width)
     return shrunk(size, max_pixels)
 
 
@@ -200,5 +213,49 @@ def _at(
 def _image(frame: Any) -> Image.Image:
     if frame.is_corrupt:
         raise ValueError(f"its frame at {frame.time or 0:.2f} s is damaged")
-    image: Image.Image = frame.to_image()
-    return image
+    colours = _colours(frame)
+    if frame.format.has_palette or any(part.is_alpha for part in frame.format.components):
+        image = as_displayed(Image.fromarray(frame.to_ndarray(format="rgba", **colours)))
+    else:
+        image = frame.to_image(**colours)
+    turn = TURNS.get(_turn(frame))
+    return image if turn is None else image.transpose(turn)
+
+
+def _colours(frame: Any) -> dict[str, int]:
+    """Return what PyAV must be told of a frame's YUV: by itself it takes every matrix for that of BT.601."""
+    if frame.format.is_rgb or frame.colorspace not in _OTHER_MATRICES:
+        return {}
+    full = frame.color_range == _FULL or frame.format.name.startswith("yuvj")
+    # It uses the frame's matrix only where the target's differs, which RGB has none of.
+    return {"dst_colorspace": _BT601, "src_color_range": _FULL if full else 1, "dst_color_range": _FULL}
+
+
+_BT601, _FULL = 5, 2  # FFmpeg's numbers
+_OTHER_MATRICES = (1, 4, 7, 9)  # BT.709, FCC, SMPTE 240M, BT.2020
+_ORIENTATIONS = {
+    (1, 0, 0, 1): 1, (-1, 0, 0, 1): 2, (-1, 0, 0, -1): 3, (1, 0, 0, -1): 4,
+    (0, 1, 1, 0): 5, (0, 1, -1, 0): 6, (0, -1, -1, 0): 7, (0, -1, 1, 0): 8,
+}  # fmt: skip
+
+
+def _turn(frame: Any) -> int:
+    """Return a frame's display matrix as an EXIF orientation.
+
+    The matrix takes a stored place (x, y) to the place (a x + c y, b x + d y) where it is shown.
+    """
+    matrix = frame.side_data.get("DISPLAYMATRIX")
+    if matrix is None:
+        return 1
+    a, b, _, c, d, *_ = struct.unpack("=9i", bytes(matrix))
+    across, down = max(abs(a), abs(b)), max(abs(c), abs(d))
+    if not across or not down:  # written by mistake; players ignore it
+        return 1
+    parts = (a / across, b / across, c / down, d / down)
+    orientation = _ORIENTATIONS.get(tuple(map(round, parts)))
+    if orientation is None or any(abs(part - round(part)) > _SLANT for part in parts):
+        raise ValueError("it is turned by other than quarter turns; store its frames upright")
+    return orientation
+
+
+_SLANT = 0.02  # about one degree

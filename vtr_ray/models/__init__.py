@@ -3,7 +3,7 @@
 from vtr_ray.models.caches import CACHE, cache_of, given_cache
 from vtr_ray.models.families import Family, family_of, supported
 from vtr_ray.models.features import Features, embed, encode, encode_images, model_inputs
-from vtr_ray.models.loading import fetch_model, load_config, load_model, revision_of
+from vtr_ray.models.loading import fetch_model, load_config, load_model, load_tokenizer, revision_of
 
 __all__ = [
     "CACHE",
@@ -18,6 +18,7 @@ __all__ = [
     "given_cache",
     "load_config",
     "load_model",
+    "load_tokenizer",
     "model_inputs",
     "revision_of",
     "supported",

@@ -6,6 +6,7 @@ import fcntl
 import hashlib
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,15 @@ import torch
 from vtr_ray.errors import InputError, first_line
 from vtr_ray.models.families import family_of
 from vtr_ray.models.projectors import projector_settings
+
+_STATE = (
+    ".json",
+    ".jinja",
+    ".txt",
+    ".model",
+    ".safetensors",
+    ".bin",
+)  # suffixes of what a checkpoint consists of
 
 
 def load_model(path: str, dtype: str = "auto", attn: str = "sdpa", device: str = "auto") -> tuple[Any, Any]:
@@ -73,6 +83,22 @@ def load_model(path: str, dtype: str = "auto", attn: str = "sdpa", device: str =
     return model.to(place).eval(), processor
 
 
+def load_tokenizer(path: str) -> Any:
+    """Return the tokenizer of a checkpoint, without its weights.
+
+    Raises:
+        InputError: unknown path, or one without a tokenizer that transformers can load.
+    """
+    import transformers
+
+    try:
+        return transformers.AutoTokenizer.from_pretrained(
+            path, trust_remote_code=False, local_files_only=Path(path).exists()
+        )
+    except Exception as error:  # each tokenizer class raises whatever it meets
+        raise InputError(f"Cannot load a tokenizer from {path!r}: {first_line(error)}") from None
+
+
 def fetch_model(path: str) -> None:
     """Have a hub checkpoint in this machine's cache (`HF_HOME`), so that loading it downloads nothing.
 
@@ -106,8 +132,11 @@ def _fetch(path: str) -> None:
 
 
 def revision_of(path: str) -> str:
-    """What tells one state of a checkpoint from another: a hub's commit; of a directory a digest of its
-    configuration and of its weights' names, sizes and times."""
+    """Return what tells one state of a checkpoint from another.
+
+    That is the commit of one from the hub, and of a directory a digest of the content of its configuration,
+    tokenizer and weights.
+    """
     if not Path(path).exists():
         from huggingface_hub import try_to_load_from_cache
 
@@ -115,12 +144,17 @@ def revision_of(path: str) -> str:
         return Path(found).parent.name if isinstance(found, str) else ""
     digest = hashlib.sha256()
     for file in sorted(Path(path).iterdir()):
-        if file.suffix in (".json", ".jinja"):
-            digest.update(file.name.encode() + file.read_bytes())
-        elif file.suffix in (".safetensors", ".bin"):
+        if file.suffix in _STATE and file.is_file():
             stat = file.stat()
-            digest.update(f"{file.name} {stat.st_size} {stat.st_mtime_ns}".encode())
+            digest.update(f"{file.name} {_content(file, stat.st_size, stat.st_mtime_ns)} ".encode())
     return digest.hexdigest()[:16]
+
+
+@lru_cache(maxsize=1024)
+def _content(file: Path, size: int, changed: int) -> str:
+    """A digest of a file; of gigabytes of weights it takes seconds, so once in a process."""
+    with file.open("rb") as opened:
+        return hashlib.file_digest(opened, "sha256").hexdigest()
 
 
 @contextmanager

@@ -6,10 +6,15 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 
 from rich.table import Table
 
+from vtr_ray.efficiency.times import TIMES, untold_words
+from vtr_ray.efficiency.units import flops_unit
 from vtr_ray.evaluation.benchmarks.differences import AVERAGE, Difference, average
 from vtr_ray.evaluation.benchmarks.loading import Chosen
 from vtr_ray.evaluation.benchmarks.record import Evaluated
+from vtr_ray.evaluation.statistics import Comparison
+from vtr_ray.report.claims import accuracy_lines, control_lines
 from vtr_ray.report.comparison import NO_REDUCTION
+from vtr_ray.report.controls import control_in, controlled, explained
 
 _ACROSS = 6  # benchmarks side by side in a terminal
 
@@ -19,26 +24,33 @@ def cost_table(
 ) -> Table:
     """A line for each schedule: the average over benchmarks, and what it costs. missing: in no average."""
     differs = _differing(pairs)
+    controls = f"; {said}" if (said := explained(rows)) else ""
     lacks = f"; NOT in the average: {', '.join(sorted(missing))}" if missing else ""
+    times = {name: row.cost.prefill for name, row in rows.items()}
+    timed = any(one is not None for one in times.values())
+    unit = flops_unit(row.cost.tflops for row in rows.values())
+    counted = max(row.cost.samples for row in rows.values())
     table = Table(
         caption=f"average: percent of what each benchmark can be, with the 95 % interval{lacks}; *: differs "
-        "from no reduction (paired, p < 0.05); TFLOPs: the paper's convention; times: median, batch 1, "
-        "language model only",
+        f"from no reduction (paired, p < 0.05); memory cost (share of vision tokens kept) and {unit.name} "
+        f"(the paper's convention): means over {counted} documents' prompts"
+        + (f"; times: {TIMES}{untold_words(times)}" if timed else "")
+        + controls,
         caption_justify="left",
     )
     table.add_column("schedule", no_wrap=True)
-    for column in ("average", "memory\ncost", "TFLOPs", "prefill\nms", "decode\nms"):
+    for column in ("average", "memory\ncost", unit.name, *(("prefill\nms", "decode\nms") if timed else ())):
         table.add_column(column, justify="right", no_wrap=True)
     for name, row in rows.items():
         mean = average(row.figures)
+        both = (row.cost.prefill, row.cost.decode) if timed else ()
         table.add_row(
             name,
             _percent(mean.value, (name, AVERAGE) in differs)
             + f" [{100 * mean.low:.1f}, {100 * mean.high:.1f}]",
-            f"{row.schedule.memory_cost:.3f}",
-            f"{row.speeds['tflops']:.4g}",
-            f"{row.speeds['prefill_ms']:.1f}",
-            f"{row.speeds['decode_ms']:.1f}",
+            f"{row.cost.memory_cost:.3f}",
+            unit.show(row.cost.tflops),
+            *("" if one is None else one.shown() for one in both),
         )
     return table
 
@@ -70,7 +82,10 @@ def _differing(pairs: Sequence[Difference]) -> set[tuple[str, str]]:
 
 
 def difference_table(pairs: Sequence[Difference]) -> Table:
-    """Differences between every two schedules in the average, and on how many benchmarks they are real."""
+    """Differences between every two schedules in the average, and on how many benchmarks they are real.
+
+    A control stands beside no other schedule than its own.
+    """
     table = Table(
         caption="difference in the average, in points, with the paired 95 % interval; real: benchmarks on "
         "which the first is better or worse (McNemar where answers are right or wrong, else bootstrap; "
@@ -81,15 +96,14 @@ def difference_table(pairs: Sequence[Difference]) -> Table:
         table.add_column(column, no_wrap=True)
     for column in ("difference", "p", "real"):
         table.add_column(column, justify="right", no_wrap=True)
-    for pair in pairs:
-        if pair.benchmark != AVERAGE or pair.first.endswith(", random tokens"):
-            continue
-        if pair.second.endswith(", random tokens") and not pair.second.startswith(pair.first):
-            continue
+    shown = [_to_control(pair) for pair in pairs]
+    for pair in (one for one in shown if one is not None and one.benchmark == AVERAGE):
         own = [
             one
-            for one in pairs
-            if (one.first, one.second) == (pair.first, pair.second) and one.benchmark != AVERAGE
+            for one in shown
+            if one is not None
+            and (one.first, one.second) == (pair.first, pair.second)
+            and one.benchmark != AVERAGE
         ]
         better = sum(one.significant and one.difference > 0 for one in own)
         worse = sum(one.significant and one.difference < 0 for one in own)
@@ -101,6 +115,33 @@ def difference_table(pairs: Sequence[Difference]) -> Table:
             f"{better} better, {worse} worse",
         )
     return table
+
+
+def claim_lines(pairs: Sequence[Difference], documents: int) -> list[str]:
+    """Whether schedules kept the average, and what they gain over their controls, in words.
+
+    documents: of all benchmarks together.
+    """
+    averages = [one for pair in pairs if (one := _to_control(pair)) is not None and one.benchmark == AVERAGE]
+    kept: dict[str, Comparison] = {}
+    gains: dict[str, dict[str, Comparison]] = {}
+    for pair in averages:
+        difference = Comparison(pair.difference, pair.low, pair.high, pair.p, documents)
+        control = control_in(pair.second)
+        if control is not None:
+            gains.setdefault(control, {})[pair.first] = difference
+        elif pair.second == NO_REDUCTION:
+            kept[pair.first] = difference
+    return [*accuracy_lines(kept), *control_lines(gains)]
+
+
+def _to_control(pair: Difference) -> Difference | None:
+    """A pair as it is shown: of a schedule and its control that way round; None: not at all."""
+    if control_in(pair.first) is not None:
+        return pair.turned() if controlled(pair.first) == pair.second else None
+    if control_in(pair.second) is not None:
+        return pair if controlled(pair.second) == pair.first else None
+    return pair
 
 
 def _percent(value: float | None, differs: bool) -> str:

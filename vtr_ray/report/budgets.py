@@ -12,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.table import Table
 
+from vtr_ray.efficiency.units import FlopsUnit, flops_unit
 from vtr_ray.evaluation.samples import AGREEMENT
 from vtr_ray.files import replacing
 from vtr_ray.report.curve import draw_curve
@@ -25,6 +26,7 @@ class Found:
 
     name: of its folder. label: as the user named the goal. budget: mean keeping rate over layers 3..L.
     score: E. tflops: the paper's convention. target: TFLOPs that were to be met; None: a budget was given.
+    tflops, target and memory_cost are means over the samples' prompts.
     """
 
     name: str
@@ -35,6 +37,7 @@ class Found:
     tflops: float
     target: float | None
     schedule: Schedule
+    memory_cost: float
 
     def to_dict(self) -> dict[str, Any]:
         """JSON."""
@@ -44,7 +47,7 @@ class Found:
             "budget": self.budget,
             "k": self.k,
             "E": self.score,
-            "memory_cost": self.schedule.memory_cost,
+            "memory_cost": self.memory_cost,
             "tflops": self.tflops,
             "target_tflops": self.target,
             "schedule": self.schedule.to_dict(),
@@ -54,13 +57,14 @@ class Found:
 def budgets_table(found: Sequence[Found], labels: str = "given") -> Table:
     """A table for the terminal, a line for each search. labels: of the samples (`SampleSet.labels`)."""
     table = Table(title="k by budget", title_justify="left", caption_justify="left")
+    unit = _unit(found)
     meaning = f"{AGREEMENT}, " if labels == "self" else ""
     table.caption = (
-        f"b: mean keeping rate over layers 3..L; E: {meaning}on the search samples; TFLOPs: the paper's "
-        "convention"
+        f"b: mean keeping rate over layers 3..L; E: {meaning}on the search samples; memory cost (share of "
+        f"vision tokens kept) and {unit.name} (the paper's convention): means over the samples' prompts"
     )
     table.add_column("search")
-    columns = ["b", "k", "E", "memory cost", "TFLOPs"]
+    columns = ["b", "k", "E", "memory cost", unit.name]
     matched = any(one.target is not None for one in found)
     for column in [*columns, *(["to match"] if matched else [])]:
         table.add_column(column, justify="right")
@@ -69,10 +73,10 @@ def budgets_table(found: Sequence[Found], labels: str = "given") -> Table:
             f"{one.budget:.4f}",
             f"{one.k:.3f}",
             "-" if one.score is None else f"{one.score:.4f}",
-            f"{one.schedule.memory_cost:.3f}",
-            f"{one.tflops:.4g}",
+            f"{one.memory_cost:.3f}",
+            unit.show(one.tflops),
         ]
-        target = "" if one.target is None else f"{one.target:.4g}"
+        target = "" if one.target is None else unit.show(one.target)
         table.add_row(one.label, *cells, *([target] if matched else []))
     return table
 
@@ -96,23 +100,29 @@ def write_budgets(found: Sequence[Found], folder: Path) -> list[Path]:
 
 
 def draw_budgets(found: Sequence[Found], path: Path) -> Path:
-    """Draws k against TFLOPs, each point named by its b; gives the path, whose ending decides the format."""
+    """Draws k against FLOPs, each point named by its b; gives the path, whose ending decides the format."""
     figure = Figure(figsize=(6.0, 4.0), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
     points = sorted(found, key=lambda one: one.tflops)
-    axes.plot([one.tflops for one in points], [one.k for one in points], marker="o")
+    unit = _unit(found)
+    axes.plot([unit.of(one.tflops) for one in points], [one.k for one in points], marker="o")
     for one in points:
         axes.annotate(
             f"b = {one.budget:.3g}",
-            (one.tflops, one.k),
+            (unit.of(one.tflops), one.k),
             textcoords="offset points",
             xytext=(5, 5),
             fontsize=8,
         )
-    axes.set(xlabel="TFLOPs (paper's convention)", ylabel="k", title="Steepness of P-Sigmoid by budget")
+    label = f"{unit.name} (paper's convention, mean over samples)"
+    axes.set(xlabel=label, ylabel="k", title="Steepness of P-Sigmoid by budget")
     axes.margins(0.15)
     axes.grid(alpha=0.25)
     with replacing(path) as temporary:
         figure.savefig(temporary, dpi=120)
     return path
+
+
+def _unit(found: Sequence[Found]) -> FlopsUnit:
+    return flops_unit(value for one in found for value in (one.tflops, one.target))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -11,6 +12,9 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from rich.table import Table
 
+from vtr_ray.efficiency.schedule_cost import ScheduleCost
+from vtr_ray.efficiency.times import TIMES, untold_words
+from vtr_ray.efficiency.units import flops_unit
 from vtr_ray.evaluation.samples import AGREEMENT
 from vtr_ray.files import replacing
 from vtr_ray.schedule import Schedule
@@ -23,8 +27,8 @@ class FrontPoint:
     """One schedule of a front.
 
     file: where it is saved, relative to the run directory. score: E. drop: E lost to no reduction, None where
-    that is not known. tflops: executed, a median sample's prefill at batch 1; tflops_paper: the same by the
-    paper's convention. prefill: median seconds on this device. budget, k, alpha: None at the fronts' ends.
+    that is not known. cost: on the search samples; times on this device. budget, k, alpha: None at the
+    fronts' ends.
     """
 
     file: str
@@ -32,15 +36,42 @@ class FrontPoint:
     schedule: Schedule
     score: float
     drop: float | None
-    tflops: float
-    tflops_paper: float
-    prefill: float
+    cost: ScheduleCost
     budget: float | None
     k: float | None
     alpha: float | None
 
+    @property
+    def tflops(self) -> float:
+        """TFLOPs that a prefill executes, mean over the samples."""
+        return self.cost.tflops_executed
+
+    def slowest(self, front: Sequence[FrontPoint]) -> float:
+        """Return the seconds that its prefill takes at most, as far as the clock told; infinite: it did not.
+
+        A point of the front that does no less, with at least as many tokens at every layer and as many cuts,
+        takes no less either: a longer time of this one is noise.
+        """
+        own = [point.cost.prefill for point in front if self._does_no_more_than(point)]
+        return min((one.interval[1] for one in own if one is not None), default=math.inf)
+
+    def faster_than(self, seconds: float, front: Sequence[FrontPoint]) -> bool:
+        """Return whether the clock told that its prefill takes no longer."""
+        return self.slowest(front) <= seconds
+
+    def _does_no_more_than(self, other: FrontPoint) -> bool:
+        rates, others = self.schedule.rates, other.schedule.rates
+        fewer = all(own <= one for own, one in zip(rates, others, strict=True))
+        same = (self.schedule.ranking, self.schedule.positions) == (
+            other.schedule.ranking,
+            other.schedule.positions,
+        )
+        # A cut has a price of its own: with more of them fewer tokens may really take longer.
+        return fewer and same and len(set(rates)) <= len(set(others))
+
     def to_dict(self) -> dict[str, Any]:
         """JSON."""
+        prefill = self.cost.prefill
         return {
             "file": self.file,
             "trial": self.trial,
@@ -49,10 +80,11 @@ class FrontPoint:
             "alpha": self.alpha,
             "E": self.score,
             "drop": self.drop,
-            "tflops_executed": self.tflops,
-            "tflops_paper": self.tflops_paper,
-            "memory_cost": self.schedule.memory_cost,
-            "prefill_seconds": self.prefill,
+            "tflops_executed": self.cost.tflops_executed,
+            "tflops_paper": self.cost.tflops,
+            "memory_cost": self.cost.memory_cost,
+            "prefill_seconds": None if prefill is None else prefill.median,
+            "prefill_quartiles": None if prefill is None else list(prefill.quartiles),
             "schedule": self.schedule.to_dict(),
         }
 
@@ -83,13 +115,18 @@ def draw_front(
     figure = Figure(figsize=(7.0, 4.5), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots()
+    unit = flops_unit(cost for points in (front, others, *rivals.values()) for cost, _ in points)
+
+    def column(points: Sequence[Point]) -> tuple[list[float], list[float]]:
+        return [unit.of(cost) for cost, _ in points], [score for _, score in points]
+
     for marker, (name, points) in zip("s^vPDX*" * (1 + len(rivals) // 7), rivals.items(), strict=False):
-        axes.plot(*_columns(points), marker, markersize=5, alpha=0.6, label=name)
-    axes.plot(*_columns(others), ".", color="0.6", label="search, off the front")
-    axes.plot(*_columns(front), "o-", color="black", drawstyle="steps-post", markersize=4, label="front")
+        axes.plot(*column(points), marker, markersize=5, alpha=0.6, label=name)
+    axes.plot(*column(others), ".", color="0.6", label="search, off the front")
+    axes.plot(*column(front), "o-", color="black", drawstyle="steps-post", markersize=4, label="front")
     if chosen is not None:
-        axes.plot(*_columns([chosen]), "o", color="none", mec="crimson", ms=12, mew=2, label="chosen")
-    axes.set(xlabel="TFLOPs of a prefill, executed", ylabel="E")
+        axes.plot(*column([chosen]), "o", color="none", mec="crimson", ms=12, mew=2, label="chosen")
+    axes.set(xlabel=f"{unit.name} executed in a prefill, mean over samples", ylabel="E")
     axes.grid(alpha=0.25)
     axes.legend(fontsize=8)
     with replacing(path) as temporary:
@@ -100,23 +137,31 @@ def draw_front(
 def front_table(front: Sequence[FrontPoint], chosen: int | None, labels: str = "given") -> Table:
     """The front by rising cost. chosen: the trial that was picked, marked. labels: `SampleSet.labels`."""
     table = Table(title="Front", title_justify="left", caption_justify="left")
+    times = {point.file: point.cost.prefill for point in front}
+    timed = any(one is not None for one in times.values())
+    unit = flops_unit(point.tflops for point in front)
     table.caption = (
-        "drop: points of E below no reduction; TFLOPs: executed, a median sample's prefill; prefill: median, "
-        "batch 1, language model only; *: chosen" + (f"; E: {AGREEMENT}" if labels == "self" else "")
+        f"drop: points of E below no reduction; memory cost (share of vision tokens kept) and {unit.name} "
+        "(executed in a prefill): means over the samples' prompts"
+        + (f"; prefill: {TIMES}{untold_words(times)}" if timed else "")
+        + "; *: chosen"
+        + (f"; E: {AGREEMENT}" if labels == "self" else "")
     )
     table.add_column("file")
-    for column in ("b", "k", "alpha", "E", "drop", "TFLOPs", "memory cost", "prefill ms"):
+    costs = (unit.name, "memory cost", *(("prefill ms",) if timed else ()))
+    for column in ("b", "k", "alpha", "E", "drop", *costs):
         table.add_column(column, justify="right")
     for point in front:
         place = [f"{x:.3f}" if x is not None else "-" for x in (point.budget, point.k, point.alpha)]
+        prefill = point.cost.prefill
         table.add_row(
             point.file + (" *" if point.trial == chosen else ""),
             *place,
             f"{point.score:.4f}",
             "-" if point.drop is None else f"{100 * point.drop:.1f}",
-            f"{point.tflops:.4g}",
-            f"{point.schedule.memory_cost:.3f}",
-            f"{1000 * point.prefill:.1f}",
+            unit.show(point.tflops),
+            f"{point.cost.memory_cost:.3f}",
+            *(["" if prefill is None else prefill.shown()] if timed else []),
         )
     return table
 
@@ -135,7 +180,3 @@ def volume_table(trials: int, hypervolume: float, rivals: Sequence[Rival]) -> Ta
     for rival in rivals:
         table.add_row(rival.name, str(len(rival.points)), f"{rival.hypervolume:.4f}", f"{rival.ours:.4f}")
     return table
-
-
-def _columns(points: Sequence[Point]) -> tuple[list[float], list[float]]:
-    return [x for x, _ in points], [y for _, y in points]

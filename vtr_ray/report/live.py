@@ -13,6 +13,7 @@ from rich.progress_bar import ProgressBar
 from rich.table import Table
 from rich.text import Text
 
+from vtr_ray.efficiency.units import TERA, FlopsUnit
 from vtr_ray.report.comparison import Row, row_line
 from vtr_ray.tuning.directory import Entry
 from vtr_ray.tuning.progress import Progress
@@ -24,13 +25,19 @@ class Display:
     """Shows each trial: what was tried, E, objective, best, costs, elapsed and remaining time.
 
     A context manager. columns: what of a trial tells what was tried: "layer", "rate" or fields of the
-    ledger; of the last one the best trial's stands beside it. score: the heading of E.
+    ledger; of the last one the best trial's stands beside it. flops: the field of the ledger whose TFLOPs
+    are shown, in the unit. score: the heading of E.
     """
 
     def __init__(
-        self, console: Console, columns: Sequence[str] = ("layer", "rate"), score: str = "E"
+        self,
+        console: Console,
+        columns: Sequence[str] = ("layer", "rate"),
+        flops: str = "tflops",
+        unit: FlopsUnit = TERA,
+        score: str = "E",
     ) -> None:
-        self._console = console
+        self._console, self._flops, self._unit = console, flops, unit
         self._layer = [name for name in columns if name == "layer"]  # stands first
         self._columns = [name for name in columns if name != "layer"]
         self._widths = {
@@ -39,7 +46,7 @@ class Display:
             "objective": 10,
             f"best {columns[-1]}": 11,
             "memory cost": 11,
-            "TFLOPs": 9,
+            unit.name: 9,
             "elapsed": 8,
             "remaining": 10,
         }
@@ -88,8 +95,8 @@ class Display:
             _score(entry),
             _cell(entry.objective, ".4f"),
             _cell(_value(best, self._columns[-1])) if best is not None else "-",
-            _cell(entry.schedule.memory_cost),
-            _cell(entry.fields.get("tflops"), ".4g"),
+            _cell(entry.fields.get("memory_cost", entry.schedule.memory_cost)),
+            "-" if (tflops := entry.fields.get(self._flops)) is None else self._unit.show(tflops),
             _clock(progress.elapsed),
             _clock(progress.remaining) if progress.remaining is not None else "?",
         ]

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 
+from vtr_ray.efficiency.units import flops_unit
 from vtr_ray.report.page.drawing import Drawing, axes_of, looks
 from vtr_ray.studies.finding import Finding, Table
 
@@ -103,13 +104,16 @@ def _lines(
     """A line for each name in the table's first column: another column, scaled, against the TFLOPs."""
     table = finding.tables[name]
     tflops = table.columns.index("TFLOPs")
+    unit = flops_unit(row[tflops] for row in table.rows)
     with axes_of(5.0, height) as (figure, axes):
         for one, look in looks(dict.fromkeys(row[0] for row in table.rows)).items():
-            points = sorted((row[tflops], scale * row[column]) for row in table.rows if row[0] == one)
+            points = sorted(
+                (unit.of(row[tflops]), scale * row[column]) for row in table.rows if row[0] == one
+            )
             x, y = zip(*points, strict=True)
             axes.plot(x, y, color=look.colour, marker=look.marker, linestyle=look.dash, label=one)
-        axes.set(xlabel="TFLOPs of a prefill", ylabel=label)
-        axes.locator_params(axis="x", nbins=5)  # toys have long numbers
+        axes.set(xlabel=f"{unit.name} of a prefill (paper's convention)", ylabel=label)
+        axes.locator_params(axis="x", nbins=5)
         figure.legend(loc="outside lower center", ncols=2)
     return _drawing(finding, name, table, title, figure)
 

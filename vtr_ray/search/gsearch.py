@@ -1,4 +1,4 @@
-"""G-Search (Scenario I; paper, section 3.2): the least tokens per layer without losing E."""
+"""G-Search (Scenario I; paper, section 3.2): E weighed against tokens, layer by layer."""
 
 from __future__ import annotations
 

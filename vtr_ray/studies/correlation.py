@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import warnings
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.stats import kendalltau
 
-from vtr_ray.studies.finding import Finding, Table
+from vtr_ray.studies.finding import Finding, Table, read, records
+from vtr_ray.studies.verdict import every, t_interval
 
 _HIGH = 0.7  # of tau: what the caption of Figure 1 calls high
+_INEQUALITY = (
+    f"Holds where tau >= {_HIGH} between every two consecutive layers from layer 2 on, with all of its 95 % "
+    f"interval over the samples. Does not hold where one of these intervals is below {_HIGH}."
+)
 
 
 def correlations(scores: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -32,41 +39,71 @@ def rank_correlation(samples: Sequence[NDArray[np.float64]]) -> Finding:
     """Mean and spread over samples, of consecutive layers and of every two.
 
     samples: of each sample its scores, [L, N_s].
+
+    The claim holds where `tau(i, i + 1) >= 0.7` for every layer `i >= 2`, by the t interval over the samples.
     """
-    every = np.stack([correlations(scores) for scores in samples])
-    mean, spread = np.nanmean(every, axis=0), np.nanstd(every, axis=0)
+    every_sample = np.stack([correlations(scores) for scores in samples])
+    # A layer that scores all tokens alike has no tau; where no sample has one, neither has the mean.
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        mean, spread = np.nanmean(every_sample, axis=0), np.nanstd(every_sample, axis=0)
+    count = (~np.isnan(every_sample)).sum(axis=0)
     layers = len(mean)
-    pairs = [(i + 1, i + 2, float(mean[i, i + 1]), float(spread[i, i + 1])) for i in range(layers - 1)]
-    after_first = [tau for first, _, tau, _ in pairs if first >= 2]
-    low, high = min(after_first), max(after_first)
-    jump = pairs[0][2]
-    holds = low >= _HIGH
+    places = [(i, i + 1) for i in range(layers - 1)]
+    pairs = [(i + 1, j + 1, float(mean[i, j]), float(spread[i, j]), int(count[i, j])) for i, j in places]
+    tables = {
+        "consecutive": Table(("layer", "next", "tau", "standard deviation", "samples"), pairs),
+        "every_two": Table(
+            ("layer", "other", "tau", "standard deviation"),
+            [
+                (i + 1, j + 1, float(mean[i, j]), float(spread[i, j]))
+                for i in range(layers)
+                for j in range(layers)
+            ],
+        ),
+    }
+    return judged({name: table.to_dict() for name, table in tables.items()}, {})
+
+
+def judged(tables: Mapping[str, Any], facts: Mapping[str, Any]) -> Finding:
+    """Judge from the tables. facts: `samples`, where the table has no column of them."""
+    pairs = records(tables["consecutive"])
+    deep = [one for one in pairs if one["layer"] >= 2]
+    verdicts = {f"{one['layer']} and {one['next']}": _high(one, facts) for one in deep}
+    jump, after = pairs[0]["tau"], [one["tau"] for one in deep]
+    low, high = min(after), max(after)
+    samples = pairs[0].get("samples", facts.get("samples", "the"))
+    layers = len(pairs) + 1
     sentences = [
-        f"Over {len(samples)} samples, Kendall's tau between consecutive layers is {jump:.2f} from layer 1 "
-        f"to 2, and {np.mean(after_first):.2f} on average from layer 2 on ({low:.2f} to {high:.2f}).",
-        f"Between layers 2 and {layers} it is {mean[1, -1]:.2f}.",
+        f"Over {samples} samples, Kendall's tau between consecutive layers is {jump:.2f} from layer 1 "
+        f"to 2, and {np.mean(after):.2f} on average from layer 2 on ({low:.2f} to {high:.2f}).",
     ]
-    if not holds:
-        weak = [f"{i} and {j}" for i, j, tau, _ in pairs if i >= 2 and tau < _HIGH]
-        which = "all of them" if len(weak) == len(after_first) else f"layers {', '.join(weak)}"
-        sentences.append(f"Below {_HIGH} are {which}: there a layer would rank tokens differently.")
+    if "every_two" in tables:
+        ends = {(one["layer"], one["other"]): one["tau"] for one in records(tables["every_two"])}
+        sentences.append(f"Between layers 2 and {layers} it is {ends[2, layers]:.2f}.")
+    if weak := [which for which, one in verdicts.items() if one is False]:
+        named = "all of them" if len(weak) == len(deep) else f"layers {', '.join(weak)}"
+        sentences.append(f"Below {_HIGH} are {named}: there a layer would rank tokens differently.")
+    if unclear := [which for which, one in verdicts.items() if one is None]:
+        sentences.append(f"The interval contains {_HIGH}, or is not known, for layers {', '.join(unclear)}.")
     return Finding(
         study="correlation",
         title="Rank correlation of vision tokens between layers",
         paper="Figures 1a, 1b, 8, 9",
         claim="After the first layer vision tokens keep their relative importance from layer to layer.",
-        holds=holds,
+        inequality=_INEQUALITY,
+        holds=every(verdicts.values()),
         sentences=tuple(sentences),
-        tables={
-            "consecutive": Table(("layer", "next", "tau", "standard deviation"), pairs),
-            "every_two": Table(
-                ("layer", "other", "tau", "standard deviation"),
-                [
-                    (i + 1, j + 1, float(mean[i, j]), float(spread[i, j]))
-                    for i in range(layers)
-                    for j in range(layers)
-                ],
-            ),
-        },
-        metrics={"tau_first": jump, "tau_after": float(np.mean(after_first)), "tau_least": low},
+        tables={name: read(table) for name, table in tables.items()},
+        metrics={"tau_first": jump, "tau_after": float(np.mean(after)), "tau_least": low},
+        facts=facts,
     )
+
+
+def _high(pair: Mapping[str, Any], facts: Mapping[str, Any]) -> bool | None:
+    """Whether tau is at least `_HIGH` between two layers."""
+    samples = pair.get("samples", facts.get("samples", 0))
+    if samples < 2:
+        return None
+    low, high = t_interval(pair["tau"], pair["standard deviation"], samples)
+    return True if low >= _HIGH else False if high < _HIGH else None

@@ -4,11 +4,28 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
+from itertools import combinations, pairwise
+from typing import Any, NamedTuple
 
-from vtr_ray.studies.finding import Finding, Table
+from vtr_ray.efficiency.units import flops_text
+from vtr_ray.studies.finding import Finding, Table, read, records
+from vtr_ray.studies.methods import ONE_CUT
+from vtr_ray.studies.verdict import PairedDifference, credit, every, more
 
 DROPS = (0.5, 0.75, 0.875, 0.9375)  # of FastV, whose FLOPs the others are given: section 4.2's Scenario II
+OURS = "P-Sigmoid"
+_SAME = 0.02  # of TFLOPs: what more P-Sigmoid may cost where both are said to cost the same
+_INEQUALITY = (
+    "Holds where at every drop P-Sigmoid minus FastV, minus PDrop and minus random tokens is significantly "
+    f"above 0, at TFLOPs at most {100 * _SAME:g} % higher. Does not hold where one of these differences is "
+    "significantly below 0, or its 95 % interval shows a lead of less than a point."
+)
+_SAME_BUDGET = 0.01  # how far apart those of two models may be
+_RISE = (
+    "Holds where in every model k rises from each budget to the next larger one, of two or more, and where "
+    "two models share a budget, their k differ. Does not hold where k falls somewhere. Two k are told apart "
+    "where their ranges do not overlap: of the k that no paired test could tell from the found one."
+)
 
 
 @dataclass(frozen=True)
@@ -24,21 +41,22 @@ class Point:
 
 @dataclass(frozen=True)
 class Lead:
-    """P-Sigmoid minus another strategy at one drop; whether that is significant."""
+    """P-Sigmoid minus another strategy at one drop."""
 
     other: str
     drop: float
-    difference: float
-    significant: bool
-
-
-OURS = "P-Sigmoid"
+    difference: PairedDifference
 
 
 def trade_off(points: Sequence[Point], leads: Sequence[Lead]) -> Finding:
-    """points: of every strategy at every drop. leads: of `OURS` against each other one at each drop."""
-    better = [lead for lead in leads if lead.significant and lead.difference > 0]
-    worse = [lead for lead in leads if lead.significant and lead.difference < 0]
+    """points: of every strategy at every drop. leads: of `OURS` against each other one at each drop.
+
+    The claim holds where every lead but those over one cut is significantly above 0 at the same TFLOPs.
+    """
+    tflops = {(one.strategy, one.drop): one.tflops for one in points}
+    verdicts = {lead: _ahead(lead, tflops) for lead in leads if lead.other != ONE_CUT}
+    better = [lead for lead, verdict in verdicts.items() if verdict]
+    worse = [lead for lead in verdicts if lead.difference.significant and lead.difference.difference < 0]
     sentences = [
         f"At FastV's R = {100 * drop:g} %: "
         + ", ".join(f"{one.strategy} {100 * one.accuracy:.1f}" for one in points if one.drop == drop)
@@ -46,17 +64,25 @@ def trade_off(points: Sequence[Point], leads: Sequence[Lead]) -> Finding:
         for drop in dict.fromkeys(one.drop for one in points)
     ]
     sentences.append(
-        f"Of {len(leads)} comparisons P-Sigmoid wins {len(better)} significantly and loses {len(worse)}."
+        f"Of {len(verdicts)} comparisons P-Sigmoid wins {len(better)} significantly and loses {len(worse)}."
     )
     if worse:
-        lost = ", ".join(f"{lead.other} at {100 * lead.drop:g} %" for lead in worse)
-        sentences.append(f"It loses to {lost}.")
+        sentences.append(f"It loses to {_named(worse)}.")
+    if even := [lead for lead, verdict in verdicts.items() if verdict is False and lead not in worse]:
+        sentences.append(f"It leads by less than a point over {_named(even)}.")
+    if unclear := [lead for lead, verdict in verdicts.items() if verdict is None]:
+        sentences.append(f"Not told apart at the same TFLOPs: {_named(unclear)}.")
+    cuts = {lead.drop: lead for lead in leads if lead.other == ONE_CUT}
+    sentences += [
+        f"At R = {100 * drop:g} %: {credit(OURS, lead.difference)}" for drop, lead in cuts.items()
+    ] or [credit(OURS, None)]
     return Finding(
         study="tradeoff",
         title="Accuracy against TFLOPs",
         paper="Figure 4, Tables 3, 9",
         claim="At the same FLOPs P-Sigmoid is more accurate than FastV, PDrop and random tokens.",
-        holds=bool(better) and not worse,
+        inequality=_INEQUALITY,
+        holds=every(verdicts.values()),
         sentences=tuple(sentences),
         tables={
             "points": Table(
@@ -64,36 +90,121 @@ def trade_off(points: Sequence[Point], leads: Sequence[Lead]) -> Finding:
                 [(one.strategy, one.drop, one.tflops, one.memory_cost, one.accuracy) for one in points],
             ),
             "leads": Table(
-                ("P-Sigmoid minus", "FastV's drop", "difference", "significant"),
-                [(one.other, one.drop, one.difference, one.significant) for one in leads],
+                ("P-Sigmoid minus", "FastV's drop", *PairedDifference.COLUMNS),
+                [(one.other, one.drop, *one.difference.cells) for one in leads],
             ),
         },
         metrics={f"accuracy/{one.strategy}/{one.drop:g}": one.accuracy for one in points},
     )
 
 
-def steepness_by_budget(found: Mapping[str, Sequence[tuple[float, float, float]]]) -> Finding:
-    """found: by model, of each searched budget its TFLOPs, the budget b and the k that was searched."""
-    rows = [(model, tflops, budget, k) for model, own in found.items() for tflops, budget, k in sorted(own)]
-    rising = {
-        model: all(k <= later for (_, _, k), (_, _, later) in pairwise(sorted(own)))
+def _ahead(lead: Lead, tflops: Mapping[tuple[str, float], float]) -> bool | None:
+    ours, theirs = tflops.get((OURS, lead.drop)), tflops.get((lead.other, lead.drop))
+    ahead = more(lead.difference)
+    if ahead and (ours is None or theirs is None or ours > (1 + _SAME) * theirs):
+        return None  # what costs more may be ahead for that alone
+    return ahead
+
+
+def _named(leads: Sequence[Lead]) -> str:
+    return ", ".join(f"{lead.other} at {100 * lead.drop:g} %" for lead in leads)
+
+
+def judged(tables: Mapping[str, Any], facts: Mapping[str, Any]) -> Finding:
+    """Judge from the tables."""
+    points = [Point(*row) for row in read(tables["points"]).rows]
+    leads = [
+        Lead(row["P-Sigmoid minus"], row["FastV's drop"], difference)
+        for row in records(tables["leads"])
+        if (difference := PairedDifference.of(row)) is not None
+    ]
+    return trade_off(points, leads)
+
+
+class Steepness(NamedTuple):
+    """What one search of k found.
+
+    tflops: of the found schedule. budget: its mean rate over the reduced layers. low, high: the range of the
+    tried k that no paired test could tell from the found one; None where that is not known.
+    """
+
+    tflops: float
+    budget: float
+    k: float
+    low: float | None = None
+    high: float | None = None
+
+    def below(self, other: Steepness) -> bool | None:
+        """Whether this k is smaller; None where the ranges overlap."""
+        (low, high), (other_low, other_high) = self._ends, other._ends
+        if high < other_low:
+            return True
+        return False if low > other_high else None
+
+    @property
+    def _ends(self) -> tuple[float, float]:
+        return (self.k, self.k) if self.low is None or self.high is None else (self.low, self.high)
+
+    def __str__(self) -> str:
+        low, high = self._ends
+        return f"{self.k:.2f}{'' if low == high else f' ({low:.2f} to {high:.2f})'}"
+
+
+def steepness_by_budget(found: Mapping[str, Sequence[tuple[Any, ...]]]) -> Finding:
+    """found: by model, of each searched budget what was found, as `Steepness` has it.
+
+    The claim holds where `high(k at a budget) < low(k at the next larger one)` throughout in each model, and
+    the ranges of two models at one budget are disjoint. It does not hold where
+    `low(k at a budget) > high(k at the next larger one)` somewhere.
+    """
+    searched = {
+        model: sorted((Steepness(*one) for one in own), key=lambda one: one[:3])
         for model, own in found.items()
     }
+    rising = {
+        model: every(one.below(later) for one, later in pairwise(own)) for model, own in searched.items()
+    }
+    differing = [
+        (first, second, one.budget, True if one.below(other) is not None else None)
+        for (first, ours), (second, theirs) in combinations(searched.items(), 2)
+        for one in ours
+        for other in theirs
+        if abs(one.budget - other.budget) <= _SAME_BUDGET
+    ]
     described = "; ".join(
-        f"{model}: k {', '.join(f'{k:.2f} at {tflops:.4g} TFLOPs' for tflops, _, k in sorted(own))}"
-        for model, own in found.items()
+        f"{model}: k {', '.join(f'{one} at {flops_text(one.tflops)}' for one in own)}"
+        for model, own in searched.items()
     )
-    falling = [model for model, rises in rising.items() if not rises]
+    sentences = [f"{described}."]
+    for verdict, words in (
+        (False, "k does not rise throughout for"),
+        (None, "A rise cannot be told, with one budget alone or k that are not told apart, for"),
+    ):
+        if models := [model for model, one in rising.items() if one is verdict]:
+            sentences.append(f"{words} {', '.join(models)}.")
+    sentences += [
+        f"{first} and {second} at b = {budget:.3f}: their k {'differ' if differ else 'are not told apart'}."
+        for first, second, budget, differ in differing
+    ]
+    if not differing:
+        sentences.append("No two models share a budget, so that only the rise was tested.")
+    rows = [(model, *one) for model, own in searched.items() for one in own]
     return Finding(
         study="budgets",
         title="Steepness by budget",
         paper="Figures 5, 7",
         claim="k increases with TFLOPs: small budgets want flat curves; models differ at the same budget.",
-        holds=not falling,
-        sentences=(
-            f"{described}.",
-            *([f"k does not rise throughout for {', '.join(falling)}."] if falling else []),
-        ),
-        tables={"k": Table(("model", "TFLOPs", "budget", "k"), rows)},
-        metrics={f"k/{model}/{budget:g}": k for model, _, budget, k in rows},
+        inequality=_RISE,
+        holds=every([*rising.values(), *(differ for *_, differ in differing)]),
+        sentences=tuple(sentences),
+        tables={"k": Table(("model", "TFLOPs", "budget", "k", "lowest k", "highest k"), rows)},
+        metrics={f"k/{model}/{budget:g}": k for model, _, budget, k, _, _ in rows},
     )
+
+
+def budgets_judged(tables: Mapping[str, Any], facts: Mapping[str, Any]) -> Finding:
+    """Judge `steepness_by_budget` from its table; without the ranges of k by the found ones alone."""
+    found: dict[str, list[tuple[Any, ...]]] = {}
+    for model, *values in read(tables["k"]).rows:
+        found.setdefault(model, []).append(tuple(values))
+    return steepness_by_budget(found)

@@ -90,8 +90,9 @@ def _facts(content: Mapping[str, Any], row: Mapping[str, Any]) -> Iterator[Fact]
     for bound, suffix in (("value", ""), ("low", "_low"), ("high", "_high")):
         if row["average"][bound] is not None:
             yield Fact(f"accuracy/average{suffix}", row["average"][bound], when, 0)
-    for name in ("memory_cost", "tflops", "prefill_ms", "decode_ms"):
-        yield Fact(name, row[name], when, 0)
+    for name in ("memory_cost", "tflops", "tflops_executed", "prefill_ms", "decode_ms"):
+        if row.get(name) is not None:  # small models are not timed
+            yield Fact(name, row[name], when, 0)
     for layer, rate in enumerate(row["schedule"]["rates"], start=1):
         yield Fact("keeping_rate", rate, when, layer)
 

@@ -24,7 +24,7 @@ def log_study(folder: Path, uri: str) -> str:
         "vtr_ray.model": content["model"],
         "vtr_ray.directory": str(folder),
         "mlflow.source.name": "vtr-ray study",
-        "mlflow.note.content": "\n\n".join([content["claim"], *content["sentences"]]),
+        "mlflow.note.content": "\n\n".join([content["claim"], content["inequality"], *content["sentences"]]),
     }
     try:
         client = client_of(uri)

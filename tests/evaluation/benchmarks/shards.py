@@ -24,6 +24,9 @@ class Shards:
     def call(self, name: str, *args: Any) -> Any:
         return getattr(self.evaluators[0], name)(*args)
 
+    def share(self, name: str) -> list[Any]:
+        return [getattr(one, name)(part, len(self.names)) for part, one in enumerate(self.evaluators)]
+
     def evaluate(
         self,
         schedule: Schedule,

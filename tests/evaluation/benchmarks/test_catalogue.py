@@ -6,6 +6,7 @@ import os
 from pathlib import Path
 
 import pytest
+from PIL import Image
 from quiz_files import EXACT, write_task
 from shards import Shards
 
@@ -14,10 +15,17 @@ from vtr_ray.errors import InputError
 from vtr_ray.evaluation.benchmarks import judges
 from vtr_ray.evaluation.benchmarks.answering import collect_answers
 from vtr_ray.evaluation.benchmarks.catalogue import PAPER, SUITES, Benchmark, benchmarks_of
+from vtr_ray.evaluation.benchmarks.content import content_digest
 from vtr_ray.evaluation.benchmarks.loading import choose, load_samples
 from vtr_ray.evaluation.benchmarks.responses import Responses
 from vtr_ray.evaluation.benchmarks.results import figures_of
+from vtr_ray.evaluation.samples import Video
 from vtr_ray.evaluation.suites import task_names
+
+FILES = EXACT.replace("doc_to_visual: image", "doc_to_visual: !function files.opened")
+OPENED = (
+    "from PIL import Image\n\n\ndef opened(doc):\n    return [Image.open(doc['answer']).convert('RGB')]\n"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -145,6 +153,43 @@ def test_known_answers_are_not_asked_for_again(own: Path, network, tmp_path: Pat
     again, both = run("a.sqlite", list(schedules))
     assert again == 5 and both["no reduction"] == answers["no reduction"]
     assert run("a.sqlite", ["no reduction"], revision="other")[0] == 5
+
+
+def test_other_pictures_under_the_same_names_are_asked_about(network, tmp_path: Path) -> None:
+    """The task and its data stay as they are; of three files written anew one has the pixels it had."""
+    (tmp_path / "files.py").write_text(OPENED)
+    write_task(tmp_path, FILES, "files", [(f"what is it {i} ?", f"{tmp_path}/{i}.png") for i in range(5)])
+    colours = [(250, 0, 0), (0, 250, 0), (0, 0, 250), (250, 250, 0), (90, 90, 90)]
+
+    def asked(changed: int) -> int:
+        """Documents whose answer was not known."""
+        for place, colour in enumerate(colours):
+            Image.new("RGB", (64, 64), colour[::-1] if place < changed else colour).save(
+                tmp_path / f"{place}.png"
+            )
+        chosen, missing = choose([Benchmark("files")], tmp_path)
+        assert not missing
+        pool = Shards(*network, load_samples(chosen), 2, batch=1)
+        with Responses(tmp_path / "r.sqlite") as responses:
+            answers, _ = collect_answers(pool, chosen, {"all": strategies.none(12)}, responses, {})
+        assert len(answers["all"]) == 5
+        return pool.asked
+
+    assert [asked(0), asked(0), asked(3), asked(3), asked(0)] == [5, 0, 2, 0, 0]
+
+
+@pytest.mark.parametrize("kind", ["file", "bytes", "frames"])
+def test_a_digest_is_of_the_content(kind: str, tmp_path: Path) -> None:
+    found = []
+    for place, colour in enumerate(("red", "red", "blue")):
+        file = tmp_path / str(place) / "x.png"
+        file.parent.mkdir()
+        Image.new("RGB", (8, 8), colour).save(file)
+        found.append(
+            content_digest({"file": file, "bytes": file.read_bytes(), "frames": Video((file, file))}[kind])
+        )
+    assert found[0] == found[1] != found[2]
+    assert content_digest(tmp_path / "gone.png").startswith("FileNotFoundError")
 
 
 def test_a_killed_evaluation_goes_on_where_it_stopped(own: Path, network, tmp_path: Path) -> None:

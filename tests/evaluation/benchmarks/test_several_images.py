@@ -9,6 +9,7 @@ import torch
 from PIL import Image
 
 from vtr_ray import strategies
+from vtr_ray.efficiency import MeanCost
 from vtr_ray.evaluation import prompts
 from vtr_ray.evaluation.benchmarks.evaluator import BenchmarkEvaluator
 from vtr_ray.evaluation.samples import Sample, SampleSet
@@ -73,8 +74,12 @@ def test_a_sample_says_which_tokens_live_and_where_they_are(network) -> None:
     assert [len(layer) for layer in kept] == schedule.counts(144)
     assert kept[0] == list(range(144)) and set(kept[5]) < set(range(144))
     assert one["image"].startswith("data:image/png;base64,")
-    found = evaluator.speeds([strategies.none(12), schedule])
-    assert found[0]["tflops"] > found[1]["tflops"] and min(min(each.values()) for each in found) > 0
+    none, less = evaluator.costs([strategies.none(12), schedule], new_tokens=5)
+    assert none.tflops > less.tflops > 0 and none.tflops_executed > less.tflops_executed > 0
+    assert (none.memory_cost, none.samples) == (1.0, 2) and less.memory_cost == schedule.memory_cost
+    assert none.prefill is None and less.to_dict()["decode_ms"] is None  # too small to be timed
+    mean = MeanCost(model.config, [(144, text) for _, text in evaluator.token_counts()])
+    assert none.tflops > mean.tflops(strategies.none(12))  # of 144 and 288 tokens, not the fewer
 
 
 def test_only_as_many_encoded_images_are_kept_as_there_is_room_for(network) -> None:

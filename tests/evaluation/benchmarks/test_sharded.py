@@ -15,7 +15,7 @@ from vtr_ray.evaluation.benchmarks.catalogue import EMBEDDED, Benchmark
 from vtr_ray.evaluation.benchmarks.loading import Chosen, Documents, choose, load_samples
 from vtr_ray.evaluation.benchmarks.responses import Responses
 from vtr_ray.evaluation.benchmarks.results import aggregate, judge
-from vtr_ray.evaluation.samples import whole_images_only
+from vtr_ray.evaluation.images import whole_images_only
 
 with whole_images_only():  # lmms-eval lets truncated images through, for the whole process
     from lmms_eval.evaluator import simple_evaluate

@@ -30,10 +30,15 @@ def collect_answers(
     revision, dtype and so on, JSON values. on_answers: takes a schedule's name and how many of its answers
     have come, the known ones first.
 
+    An answer is known by all that decides it: `identity`, the schedule, the question and the content of what
+    it is about, which the actors digest between them.
     Every answer is in `responses` before the next batch is asked for.
     """
     places = {sample.id: (sample.source, sample.document) for one in chosen for sample in one.samples}
-    asked = dict(_asked(chosen))
+    contents: dict[str, str] = {}
+    for part in pool.share("contents"):
+        contents |= part
+    asked = {sample: {**own, "content": contents[sample]} for sample, own in _asked(chosen)}
     keys = {
         name: {
             sample: digest(schedule=replace(schedule, found=None).to_dict(), **identity, **question)
@@ -75,11 +80,8 @@ def _asked(chosen: Sequence[Chosen]) -> Iterator[tuple[str, dict[str, Any]]]:
     for one in chosen:
         settings: dict[str, dict[str, Any]] = {}
         for name, task in one.tasks.items():
-            split = task.config.test_split or task.config.validation_split
-            info = getattr(task.dataset[split], "info", None)
-            bytes_of_data = getattr(((info and info.splits) or {}).get(split), "num_bytes", None)
             generation = {str(key): value for key, value in (task.config.generation_kwargs or {}).items()}
-            settings[name] = {"data": bytes_of_data, "generation": generation, "frames": one.frames}
+            settings[name] = {"generation": generation, "frames": one.frames}
         for sample in one.samples:
             yield (
                 sample.id,
@@ -88,6 +90,7 @@ def _asked(chosen: Sequence[Chosen]) -> Iterator[tuple[str, dict[str, Any]]]:
                     "document": sample.document,
                     "context": sample.question,
                     "target": sample.answers[0],
+                    "limits": [sample.max_new_tokens, *sample.until],
                     **settings[sample.source],
                 },
             )

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import combinations
 from typing import Any
 
@@ -38,6 +38,17 @@ class Difference:
     def significant(self) -> bool:
         """Whether chance alone would hardly give it."""
         return self.p < LEVEL
+
+    def turned(self) -> Difference:
+        """Return `second` minus `first`."""
+        return replace(
+            self,
+            first=self.second,
+            second=self.first,
+            difference=-self.difference,
+            low=-self.high,
+            high=-self.low,
+        )
 
     def to_dict(self) -> dict[str, Any]:
         """JSON."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from functools import partial
 from itertools import groupby
-from pathlib import Path
 from typing import Any
 
 from lmms_eval.api.model import lmms
@@ -15,9 +14,10 @@ from vtr_ray import embedded, strategies
 from vtr_ray.errors import InputError
 from vtr_ray.evaluation.benchmarks.evaluator import BenchmarkEvaluator
 from vtr_ray.evaluation.benchmarks.loading import MAX_NEW_TOKENS
+from vtr_ray.evaluation.images import as_rgb, whole_images_only
 from vtr_ray.evaluation.prefix_cache import parse_size
 from vtr_ray.evaluation.samples import FRAMES, Sample, SampleSet
-from vtr_ray.evaluation.suites import answer_limits
+from vtr_ray.evaluation.suites import answer_limits, images_of, video_of, visuals_of
 from vtr_ray.evaluation.video import open_video
 from vtr_ray.models import load_model
 from vtr_ray.provenance import check_model
@@ -31,8 +31,10 @@ class _Shown:
         self._visuals, self._document = visuals, document
 
     def pictures(self) -> list[Image.Image]:
-        """All of them, RGB."""
-        return [visual.convert("RGB") for visual in self._visuals(self._document())]
+        """All of them, RGB; it may have none."""
+        with whole_images_only():  # datasets decodes on access
+            visuals = self._visuals(self._document())
+        return [as_rgb(visual) for visual in visuals]
 
 
 class VtrRay(lmms):  # type: ignore[misc]
@@ -102,15 +104,17 @@ class VtrRay(lmms):  # type: ignore[misc]
 
     def _samples(self, requests: Sequence[tuple[int, Any]]) -> Iterator[Sample]:
         """Requests of one task, with their places among all."""
-        _, _, visuals, _, task, split = requests[0][1].args
+        _, _, _, _, task, split = requests[0][1].args
         data = self.task_dict[task][split]
-        seen = visuals(data[0])
-        video = bool(seen) and isinstance(seen[0], str | Path)
+        moving: bool | None = None  # unknown until a document shows something; images are read in their turn
         for place, request in requests:
             context, generation, visuals, number, *_ = request.args
-            shown: Any = _Shown(visuals, partial(data.__getitem__, number))
-            if video:
-                shown = open_video(Path(visuals(data[number])[0]), self._frames)
+            shown: Any = _Shown(partial(images_of, visuals), partial(data.__getitem__, number))
+            seen = [] if moving is False else visuals_of(visuals, data[number])
+            video = video_of(seen)
+            moving = moving if not seen else video is not None
+            if video is not None:
+                shown = open_video(video, self._frames)
             limits = answer_limits(generation, MAX_NEW_TOKENS)
             yield Sample(str(place), task, shown, context, ("",), exact=False, **limits)
 

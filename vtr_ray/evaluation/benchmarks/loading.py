@@ -14,14 +14,18 @@ from vtr_ray.embedded import TASKS_FOLDER
 from vtr_ray.errors import InputError, first_line
 from vtr_ray.evaluation.benchmarks import judges
 from vtr_ray.evaluation.benchmarks.catalogue import Benchmark
-from vtr_ray.evaluation.samples import FRAMES, Sample, SampleSet, whole_images_only
+from vtr_ray.evaluation.images import as_rgb, whole_images_only
+from vtr_ray.evaluation.samples import FRAMES, Sample, SampleSet, Video
 from vtr_ray.evaluation.suites import (
     answer_limits,
     check_kind,
+    images_of,
     load_task,
     load_tree,
     spread_documents,
     task_names,
+    video_of,
+    visuals_of,
 )
 from vtr_ray.evaluation.video import open_video
 
@@ -30,7 +34,7 @@ MAX_NEW_TOKENS = 1024  # as lmms-eval's own models take it where a task does not
 
 @dataclass(frozen=True)
 class DocumentPictures:
-    """The images of one document, as its task gives them. Pickles."""
+    """The images of one document, as its task gives them; it may have none. Pickles."""
 
     include: str | None
     task: str
@@ -40,8 +44,8 @@ class DocumentPictures:
         """All of them, decoded, RGB."""
         task = load_task(self.include, self.task)
         with whole_images_only():  # datasets decodes on access
-            visuals = task.doc_to_visual(task.eval_docs[self.document])
-        return [visual.convert("RGB") for visual in visuals]
+            visuals = images_of(task.doc_to_visual, task.eval_docs[self.document])
+        return [as_rgb(visual) for visual in visuals]
 
 
 @dataclass(frozen=True)
@@ -169,19 +173,22 @@ def _context(task: Any, document: int) -> str:
 
 def _sample(include: str | None, name: str, task: Any, document: int, frames: int) -> Sample:
     """A document as a sample that generates what the task's settings say."""
-    shown: Any = DocumentPictures(include, name, document)
-    if _is_video(task):
-        shown = open_video(Path(task.doc_to_visual(task.eval_docs[document])[0]), frames)
     return Sample(
         f"{name}/{document}",
         name,
-        shown,
+        _shown(include, name, task, document, frames),
         _context(task, document),
         (_target(task, document),),
         exact=False,
         document=document,
         **answer_limits(task.config.generation_kwargs or {}, MAX_NEW_TOKENS),
     )
+
+
+def _shown(include: str | None, name: str, task: Any, document: int, frames: int) -> Video | DocumentPictures:
+    """What a document shows: images are not read before their turn, a video is only named by its task."""
+    video = video_of(visuals_of(task.doc_to_visual, task.eval_docs[document])) if _has_videos(task) else None
+    return DocumentPictures(include, name, document) if video is None else open_video(video, frames)
 
 
 def _target(task: Any, document: int) -> str:
@@ -214,11 +221,15 @@ def check_task(name: str, task: Any) -> None:
 
 @lru_cache(maxsize=64)
 def _kind(task: Any) -> bool:
-    visuals = task.doc_to_visual(task.eval_docs[0])
-    return bool(visuals) and isinstance(visuals[0], str | Path)
+    for document in range(len(task.eval_docs)):
+        visuals = visuals_of(task.doc_to_visual, task.eval_docs[document])
+        if visuals:
+            return video_of(visuals) is not None
+    return False
 
 
-def _is_video(task: Any) -> bool:
+def _has_videos(task: Any) -> bool:
+    """Whether the first document of a task that shows anything shows a video."""
     try:
         return _kind(task)
     except InputError:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from vtr_ray.efficiency.schedule_cost import ScheduleCost
 from vtr_ray.evaluation.benchmarks.answering import Answers
 from vtr_ray.evaluation.benchmarks.differences import Difference, average, interval
 from vtr_ray.evaluation.benchmarks.loading import Chosen
@@ -26,12 +27,12 @@ EVALUATION, SAMPLES, DOCUMENTS = "evaluation.json", "samples.json", "documents"
 class Evaluated:
     """One schedule's row. search: the run that found the schedule; None: no search did.
 
-    speeds: `tflops`, `prefill_ms`, `decode_ms`. figures: by task.
+    figures: by task.
     """
 
     schedule: Schedule
     search: str | None
-    speeds: Mapping[str, float]
+    cost: ScheduleCost
     figures: Mapping[str, Figures]
     without_answer: Sequence[str] = field(default=())
 
@@ -41,8 +42,7 @@ class Evaluated:
         return {
             "schedule": self.schedule.to_dict(),
             "search": self.search,
-            "memory_cost": self.schedule.memory_cost,
-            **self.speeds,
+            **self.cost.to_dict(),
             "average": _bounded(mean.value, mean.low, mean.high),
             "benchmarks": {
                 task: {**_bounded(one.value, *interval(one.replicates)), "figures": dict(one.figures)}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import islice, zip_longest
 from typing import Any
 
 from vtr_ray.evaluation.benchmarks.answering import Answers
@@ -20,15 +21,13 @@ def shown_samples(
     figures: Mapping[str, Mapping[str, Figures]],
     count: int,
 ) -> list[dict[str, Any]]:
-    """JSON of at most `count` samples: of the benchmarks in turn, those on which schedules differ first."""
+    """JSON of at most `count` samples that show something: of the benchmarks in turn, those first on which
+    schedules differ."""
     ranked = [(one, _ranked(one, figures)) for one in chosen]
-    turns = [
-        (one, sample)
-        for turn in range(count)
-        for one, samples in ranked
-        for sample in samples[turn : turn + 1]
-    ]
-    return [_shown(pool, one, sample, schedules, answers, figures) for one, sample in turns[:count]]
+    turns = zip_longest(*([(one, sample) for sample in samples] for one, samples in ranked))
+    pairs = (pair for turn in turns for pair in turn if pair is not None)
+    shown = (_shown(pool, one, sample, schedules, answers, figures) for one, sample in pairs)
+    return list(islice((one for one in shown if one["image"] is not None), count))
 
 
 def _ranked(chosen: Chosen, figures: Mapping[str, Mapping[str, Figures]]) -> list[Sample]:

@@ -94,7 +94,7 @@ def _evaluation(page: _Page, inputs: Inputs, run: EvaluationRun, alone: bool) ->
     results = run.results
     ending, part = ("", "") if alone else (f", {run.name}", f"-{slug(run.name)}")
     looks = inputs.looks_of(run)
-    marks = {name: mark_of(look, hollow=results.strategies[name].control) for name, look in looks.items()}
+    marks = {name: mark_of(look, results.control(name)) for name, look in looks.items()}
     lines = "".join(f"<li>{escape(line)}</li>" for line in verdict(results))
     page.add(
         f"Benchmarks{ending}",

@@ -21,7 +21,8 @@ COMPARISON = "comparison.json"
 def read_comparison(run: Path) -> Evaluation | None:
     """The comparison in a search's run directory; None: there is none.
 
-    It has paired intervals of the averages' differences, and no intervals of the values themselves.
+    It has paired intervals of the averages' differences, and (but for those of earlier versions) intervals of
+    the averages themselves.
     Raises InputError on a broken file.
     """
     file = run / COMPARISON
@@ -42,6 +43,8 @@ def read_comparison(run: Path) -> Evaluation | None:
                 "layers": len(rows[0]["schedule"]["rates"]),
                 "vision_tokens": search["state"]["settings"]["vision_tokens"],
                 "benchmarks": {name: {"title": name.removeprefix("vtr_")} for name in rows[0]["per_source"]},
+                "prefill_not_told_apart": content.get("prefill_not_told_apart", {}),
+                "found": content["found"],
                 "strategies": {row["name"]: _strategy(row) for row in rows},
                 "pairs": [
                     _pair(row["name"], second, row[key])
@@ -61,9 +64,14 @@ def _strategy(row: Mapping[str, Any]) -> dict[str, Any]:
         "schedule": row["schedule"],
         "memory_cost": row["memory_cost"],
         "tflops": row["tflops"],
-        "prefill_ms": 1000 * row["prefill_seconds"],
+        "counted_samples": row.get("counted_samples"),
+        "prefill_ms": None if row["prefill_seconds"] is None else 1000 * row["prefill_seconds"],
         "decode_ms": None,
-        "average": {"value": row["accuracy"]},
+        "average": {
+            "value": row["accuracy"],
+            "low": row.get("accuracy_low"),
+            "high": row.get("accuracy_high"),
+        },
         "benchmarks": {name: {"value": value} for name, value in row["per_source"].items()},
     }
 

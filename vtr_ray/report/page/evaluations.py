@@ -11,6 +11,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field, ValidationEr
 
 from vtr_ray.errors import InputError
 from vtr_ray.report.comparison import NO_REDUCTION
+from vtr_ray.report.controls import RANDOM_TOKENS, control_in, controlled
 from vtr_ray.schedule import Ranking, Schedule
 
 EVALUATION, SAMPLES = "evaluation.json", "samples.json"
@@ -45,21 +46,20 @@ class Measured(_Part):
 
 
 class Strategy(_Part):
-    """One row of an evaluation. search: the run directory that found the schedule, where one did."""
+    """One row of an evaluation. search: the run directory that found the schedule, where one did.
+
+    tflops: by the paper's convention. counted_samples: how many it is the mean over; None: the median one's.
+    """
 
     schedule: Annotated[Schedule, BeforeValidator(_schedule)]
     search: str | None = None
     memory_cost: float
     tflops: float
+    counted_samples: int | None = None
     prefill_ms: float | None
     decode_ms: float | None
     average: Measured
     benchmarks: dict[str, Measured]
-
-    @property
-    def control(self) -> bool:
-        """Whether it keeps random tokens: it stands beside another strategy and is none itself."""
-        return self.schedule.ranking == Ranking.RANDOM
 
 
 class Difference(_Part):
@@ -89,7 +89,11 @@ class Difference(_Part):
 
 
 class Evaluation(_Part):
-    """A suite's results for several strategies on one model. missing: tasks left out, and why."""
+    """A suite's results for several strategies on one model.
+
+    missing: tasks left out, and why. found: the strategy that a search found, where that made the table:
+    controls whose names do not say so stand beside it.
+    """
 
     kind: Literal["evaluation"]
     version: Literal[1]
@@ -103,6 +107,8 @@ class Evaluation(_Part):
     missing: dict[str, str] = {}
     strategies: Annotated[dict[str, Strategy], Field(min_length=1)]
     pairs: list[Difference] = []
+    prefill_not_told_apart: dict[str, list[str]] = {}
+    found: str | None = None
 
     @model_validator(mode="after")
     def _consistent(self) -> Evaluation:
@@ -112,6 +118,15 @@ class Evaluation(_Part):
             if unknown := strategy.benchmarks.keys() - self.benchmarks.keys():
                 raise ValueError(f"{name} has a result of the unknown benchmark {min(unknown)}")
         return self
+
+    def control(self, name: str) -> str | None:
+        """Which control a strategy is, such as `random tokens`; None: it stands for itself."""
+        drawn = self.strategies[name].schedule.ranking == Ranking.RANDOM
+        return control_in(name) or (RANDOM_TOKENS if drawn else None)
+
+    def controlled(self, name: str) -> str:
+        """The strategy that a control stands beside; "": not known."""
+        return controlled(name) or self.found or ""
 
     def difference(self, name: str, benchmark: str = AVERAGE, to: str = NO_REDUCTION) -> Difference | None:
         """`name` minus `to`, whichever way round it was recorded; None: it was not."""

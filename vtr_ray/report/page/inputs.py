@@ -13,8 +13,6 @@ from vtr_ray.report.page.evaluations import EVALUATION, Evaluation, Sample, read
 from vtr_ray.report.page.searches import SearchRun, read_search_run, search_directories
 from vtr_ray.schedule import Schedule
 
-_CONTROL = ", random tokens"
-
 
 @dataclass(frozen=True)
 class EvaluationRun:
@@ -30,7 +28,7 @@ class EvaluationRun:
 class Inputs:
     """All that is compared.
 
-    schedules: of all strategies but random controls, by names that are unique over all runs.
+    schedules: of all strategies but controls, by names that are unique over all runs.
     """
 
     evaluations: Sequence[EvaluationRun]
@@ -61,8 +59,8 @@ class Inputs:
         """The looks of an evaluation's strategies: those of the curves; a control has its strategy's."""
         found: dict[str, Look] = {}
         for name in run.results.strategies:
-            base = name.removesuffix(_CONTROL)
-            label = self._labels.get((run.name, name)) or self._labels.get((run.name, base))
+            base = name if run.results.control(name) is None else run.results.controlled(name)
+            label = self._labels.get((run.name, base))
             found[name] = self.looks[label] if label is not None else UNNAMED
         return found
 
@@ -74,7 +72,7 @@ class Inputs:
     def _strategies(self) -> Iterator[tuple[str, str, Schedule]]:
         for run in self.evaluations:
             for name, strategy in run.results.strategies.items():
-                if not strategy.control:
+                if run.results.control(name) is None:
                     yield run.name, name, strategy.schedule
 
 

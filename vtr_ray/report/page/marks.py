@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from vtr_ray.report.controls import ONE_CUT
 from vtr_ray.report.page.drawing import SERIES, Look
 
 _SHAPES: Mapping[str, str] = {
@@ -18,11 +19,14 @@ _SHAPES: Mapping[str, str] = {
 }
 
 
-def mark_of(look: Look, hollow: bool = False) -> str:
-    """Line and marker, as HTML. hollow: a random control's."""
+def mark_of(look: Look, control: str | None = None) -> str:
+    """Line and marker, as HTML. control: which one it is of, whose marker is hollow or half filled."""
     colour = f"var(--series-{SERIES.index(look.colour) + 1})"
     dash = "" if look.dash == "-" else f' stroke-dasharray="{" ".join(str(2 * x) for x in look.dash[1])}"'
-    fill = "var(--card)" if hollow else colour
-    line = "" if hollow else f'<path d="M0 5H20" stroke="{colour}" stroke-width="1.8"{dash}/>'
-    shape = f'<path d="{_SHAPES[look.marker]}" transform="translate(10 5)" fill="{fill}" stroke="{colour}"/>'
+    line = "" if control else f'<path d="M0 5H20" stroke="{colour}" stroke-width="1.8"{dash}/>'
+    path = f'<path d="{_SHAPES[look.marker]}" transform="translate(10 5)"'
+    shape = f'{path} fill="{"var(--card)" if control else colour}" stroke="{colour}"/>'
+    if control == ONE_CUT:  # a nested picture shows what is inside its own box
+        box = 'x="0" y="5" width="20" height="5" viewBox="0 5 20 5"'
+        shape += f'<svg {box}>{path} fill="{colour}"/></svg>'
     return f'<svg class="mark" viewBox="0 0 20 10" aria-hidden="true">{line}{shape}</svg>'

@@ -68,11 +68,11 @@ def points(difference: float) -> str:
 
 
 def verdict(evaluation: Evaluation) -> list[str]:
-    """What is significant, a line for each side: averages against no reduction, without random controls."""
+    """What is significant, a line for each side: averages against no reduction, without controls."""
     sides: dict[str, list[str]] = {"less": [], "more": [], "no": []}
-    for name, strategy in evaluation.strategies.items():
+    for name in evaluation.strategies:
         pair = evaluation.difference(name)
-        if pair is not None and not strategy.control:
+        if pair is not None and evaluation.control(name) is None:
             side = "no" if not pair.significant else "less" if pair.difference < 0 else "more"
             sides[side].append(f"{name} ({points(pair.difference)})")
     lines = [

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 
-from vtr_ray.report.page.accuracy import pareto_front
+from vtr_ray.report.controls import explained
+from vtr_ray.report.page.accuracy import pareto_front, sample_of, unit_of
 from vtr_ray.report.page.evaluations import AVERAGE, Benchmark, Difference, Evaluation, Measured
 from vtr_ray.report.page.sheets import points
 from vtr_ray.search.fit import Fit
@@ -13,9 +14,9 @@ from vtr_ray.search.fit import Fit
 Cell = tuple[str, str | float | None]
 """What a cell shows, HTML, and the value that it is sorted by; None sorts last."""
 Row = Sequence[Cell]
-_COSTS = (  # fields of a strategy, titles, formats
+_COSTS = (  # fields of a strategy, titles, formats; FLOPs have the unit of the largest
     ("memory_cost", "memory cost", ".3f"),
-    ("tflops", "TFLOPs", ".4g"),
+    ("tflops", "", ""),
     ("prefill_ms", "prefill ms", ".1f"),
     ("decode_ms", "decode ms", ".1f"),
 )
@@ -45,16 +46,20 @@ def benchmark_table(evaluation: Evaluation, marks: Mapping[str, str]) -> str:
     tasks = evaluation.benchmarks
     known = evaluation.strategies.values()
     shown = [one for one in _COSTS if any(getattr(strategy, one[0]) is not None for strategy in known)]
+    unit = unit_of(evaluation)
     rows: list[Row] = []
     for name, strategy in evaluation.strategies.items():
         values = [(AVERAGE, strategy.average), *((task, strategy.benchmarks.get(task)) for task in tasks)]
         costs = [(getattr(strategy, field), form) for field, _, form in shown]
-        kind = ' class="control"' if strategy.control else ""
+        kind = ' class="control"' if evaluation.control(name) else ""
         rows.append(
             [
                 (f"<span{kind}>{marks[name]}{escape(name)}</span>", name),
                 *(_measured(value, evaluation.difference(name, task)) for task, value in values),
-                *((f"{value:{form}}" if value is not None else "–", value) for value, form in costs),
+                *(
+                    ("–" if value is None else f"{value:{form}}" if form else unit.show(value), value)
+                    for value, form in costs
+                ),
             ]
         )
     heads = [benchmark.title for benchmark in tasks.values()]
@@ -62,10 +67,13 @@ def benchmark_table(evaluation: Evaluation, marks: Mapping[str, str]) -> str:
         "Accuracies in percent; below each the difference to no reduction in points, paired by document: "
         '<b class="worse">▼</b> significantly less, <b class="better">▲</b> significantly more (95 %), '
         '<span class="same">≈</span> no significant difference. '
-        "Random tokens: the control that drops as many tokens at random."
+        f"Memory cost (share of vision tokens kept) and {unit.name} (the paper's convention): "
+        f"{sample_of(evaluation)}.{_time_notes(evaluation)}"
     )
+    if said := explained(evaluation.strategies):
+        notes += f" Controls: {escape(said)}."
     missing = "; ".join(f"{escape(task)}: {escape(why)}" for task, why in evaluation.missing.items())
-    columns = ["strategy", AVERAGE, *heads, *(title for _, title, _ in shown)]
+    columns = ["strategy", AVERAGE, *heads, *(title or unit.name for _, title, _ in shown)]
     return table("Benchmarks", columns, rows, notes + (f" Not measured: {missing}." if missing else ""))
 
 
@@ -87,6 +95,7 @@ def fits_table(fits: Mapping[str, Fit], marks: Mapping[str, str]) -> str:
 
 def front_table(evaluation: Evaluation, marks: Mapping[str, str]) -> str:
     """The strategies of the Pareto front, by rising TFLOPs."""
+    unit = unit_of(evaluation)
     rows: list[Row] = []
     for name in pareto_front(evaluation):
         one = evaluation.strategies[name]
@@ -94,12 +103,24 @@ def front_table(evaluation: Evaluation, marks: Mapping[str, str]) -> str:
         rows.append(
             [
                 (marks[name] + escape(name), name),
-                (f"{one.tflops:.4g}", one.tflops),
+                (unit.show(one.tflops), one.tflops),
                 (average, one.average.value),
             ]
         )
-    notes = "Each has a larger average than every strategy of no more TFLOPs. Random controls do not compete."
-    return table("Pareto front", ("strategy", "TFLOPs", "average, %"), rows, notes)
+    notes = (
+        "Each has a larger average than every strategy of no more FLOPs. Controls do not compete. "
+        f"{unit.name}: the paper's convention, {sample_of(evaluation)}."
+    )
+    return table("Pareto front", ("strategy", unit.name, "average, %"), rows, notes)
+
+
+def _time_notes(evaluation: Evaluation) -> str:
+    """What is said of times where there are some: how they were taken, and which are not told apart."""
+    if all(strategy.prefill_ms is None for strategy in evaluation.strategies.values()):
+        return ""
+    pairs = [f"{name} from {', '.join(others)}" for name, others in evaluation.prefill_not_told_apart.items()]
+    untold = f" Prefills not told apart: {escape('; '.join(pairs))}." if pairs else ""
+    return f" Times: medians at batch 1, the language model alone.{untold}"
 
 
 def pairs_table(evaluation: Evaluation, link: str) -> str:
