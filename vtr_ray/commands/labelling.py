@@ -76,7 +76,7 @@ def _written(
     known = {skipped.name for skipped in samples.set.skipped}
     refused = [skipped for skipped in asked.skipped if skipped.name not in known]
     labels = labels_of(outcomes, key, limit, refused)
-    cut = sum(not label.ends for label in labels.by_sample.values())
+    cut = sum(not label.ends and label.error is None for label in labels.by_sample.values())
     say(
         f"Labels: the model itself answered {len(outcomes)} samples without reduction in "
         f"{(time.monotonic() - began) / 60:.1f} minutes, {cut} of them cut after {limit} tokens. E is "

@@ -69,11 +69,13 @@ class VtrRay(lmms):  # type: ignore[misc]
         force: bool | str = False,
     ) -> None:
         super().__init__()
+        if isinstance(schedule, str) and schedule:
+            name, schedule = schedule, Schedule.load(schedule)
+            check_model(schedule, name, pretrained, str(force).lower() in ("true", "1"), "force=True")
         self.network, self.processor = load_model(embedded.checkpoint(pretrained), dtype, attn, device)
         layers = self.network.config.get_text_config(decoder=True).num_hidden_layers
         if isinstance(schedule, str):
-            name, schedule = schedule, Schedule.load(schedule) if schedule else strategies.none(layers)
-            check_model(schedule, name, pretrained, str(force).lower() in ("true", "1"), "force=True")
+            schedule = strategies.none(layers)
         if schedule.num_layers != layers:
             raise InputError(
                 f"the schedule has {schedule.num_layers} layers, {pretrained} has {layers}; search one for it"
