@@ -74,7 +74,7 @@ def test_the_run_leaves_what_it_says(undisturbed):
             assert rows[name]["memory_cost"] == pytest.approx(schedule.memory_cost, abs=0.01)
     assert (run / "keeping_rate.png").read_bytes().startswith(b"\x89PNG")
     for words in (
-        "no reduction", "memory cost", "TFLOPs", "schedule.json", "mlflow ui --backend-store-uri",
+        "no reduction", "memory cost", "FLOPs", "schedule.json", "mlflow ui --backend-store-uri",
         "to G-Search", "compared: random tokens: accuracy", "Significantly more accurate than G-Search",
         "ccuracy was kept: ", "Against random tokens (",
     ):  # fmt: skip
