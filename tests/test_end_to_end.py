@@ -63,7 +63,10 @@ def test_the_run_leaves_what_it_says(undisturbed):
     assert {"FastV", "PDrop", "VTW", "P-Sigmoid"} == (rows.keys() | table["left_out"].keys()) - {
         "no reduction", "G-Search", "random tokens", "one cut"
     }  # fmt: skip
-    assert rows["one cut"]["schedule"] == strategies.one_cut(schedule).to_dict()
+    if "one cut" in rows:
+        assert rows["one cut"]["schedule"] == strategies.one_cut(schedule).to_dict()
+    else:  # so small a search may find one
+        assert table["left_out"]["one cut"] == "it is one cut itself" and len({*schedule.rates}) == 2
     for row in rows.values():
         assert 0 <= row["accuracy_low"] < row["accuracy_high"] <= 1
     for name in ("FastV", "PDrop", "P-Sigmoid"):
@@ -71,9 +74,9 @@ def test_the_run_leaves_what_it_says(undisturbed):
             assert rows[name]["memory_cost"] == pytest.approx(schedule.memory_cost, abs=0.01)
     assert (run / "keeping_rate.png").read_bytes().startswith(b"\x89PNG")
     for words in (
-        "no reduction", "memory cost", "GFLOPs", "schedule.json", "mlflow ui --backend-store-uri",
+        "no reduction", "memory cost", "FLOPs", "schedule.json", "mlflow ui --backend-store-uri",
         "to G-Search", "compared: random tokens: accuracy", "Significantly more accurate than G-Search",
-        "ccuracy was kept: ", "Against random tokens (", "Against one cut (",
+        "ccuracy was kept: ", "Against random tokens (",
     ):  # fmt: skip
         assert words in output
     assert "Traceback" not in output
