@@ -28,11 +28,10 @@ from vtr_ray.evaluation.dealing import TooManyLosses
 from vtr_ray.evaluation.outcome import too_many_without_answer
 from vtr_ray.evaluation.pool import EvaluatorPool
 from vtr_ray.evaluation.samples import AGREEMENT, skipped_line
-from vtr_ray.evaluation.statistics import check_comparable
+from vtr_ray.evaluation.statistics import MARGIN, check_comparable
 from vtr_ray.evaluation.untouched import Needed, refusal
 from vtr_ray.models import load_config, revision_of
 from vtr_ray.provenance import provenance
-from vtr_ray.report.claims import MARGIN
 from vtr_ray.report.comparison import (
     TFLOPS,
     Row,
@@ -399,7 +398,8 @@ class SearchJob:
         unit = flops_unit([whole[flops]])
         self.say(
             f"Found: memory cost {own['memory_cost']:.3f}, {unit.show(own[flops])} {unit.name} "
-            f"({convention_words(self.convention)}; no reduction: {unit.show(whole[flops])}){score}, in "
+            f"({convention_words(self.convention)}, search samples; no reduction: {unit.show(whole[flops])})"
+            f"{score}, in "
             f"{self.minutes:.1f} minutes.",
             f"Schedule:   {found.path / 'schedule.json'}",
             f"Figure:     {found.path / 'keeping_rate.png'}",

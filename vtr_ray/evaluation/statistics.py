@@ -13,6 +13,9 @@ from vtr_ray.errors import InputError
 from vtr_ray.evaluation.outcome import Outcome
 from vtr_ray.evaluation.samples import SampleSet
 
+MARGIN = 0.01
+"""Of accuracy: the loss or the lead that must be ruled out before none is called shown."""
+
 
 @dataclass(frozen=True)
 class Comparison:

@@ -5,10 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from vtr_ray.evaluation.statistics import Comparison
+from vtr_ray.evaluation.statistics import MARGIN, Comparison
 from vtr_ray.report.controls import MEANINGS, ONE_CUT
 
-MARGIN = 0.01  # of accuracy: a loss that must be ruled out before it is called kept
 KEPT, FELL, UNKNOWN = "kept", "fell", "unknown"
 
 

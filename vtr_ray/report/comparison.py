@@ -23,8 +23,8 @@ from vtr_ray.evaluation.outcome import (
     without_answer,
 )
 from vtr_ray.evaluation.samples import AGREEMENT
-from vtr_ray.evaluation.statistics import Comparison, compare, wilson_interval
-from vtr_ray.report.claims import MARGIN, accuracy_line, accuracy_lines, control_lines, turned
+from vtr_ray.evaluation.statistics import MARGIN, Comparison, compare, wilson_interval
+from vtr_ray.report.claims import accuracy_line, accuracy_lines, control_lines, turned
 from vtr_ray.report.controls import control_in, controlled, controls_of, explained
 from vtr_ray.schedule import Schedule
 

@@ -9,9 +9,8 @@ from typing import Any, Self
 import numpy as np
 from scipy import stats
 
-from vtr_ray.evaluation.statistics import samples_to_show
+from vtr_ray.evaluation.statistics import MARGIN, samples_to_show
 
-MARGIN = 0.01  # of accuracy: no drop and no lead are shown to within one point
 WORDS: Mapping[bool | None, str] = {True: "holds", False: "does not hold", None: "cannot be told"}
 NO_DROP = "no significant drop, and the 95 % interval of the paired difference lies above -1 point"
 
