@@ -6,9 +6,13 @@ import math
 from collections.abc import Mapping, Sequence
 
 from vtr_ray.evaluation.statistics import MARGIN, Comparison
-from vtr_ray.report.controls import MEANINGS, ONE_CUT
+from vtr_ray.report.controls import MEANINGS, ONE_CUT, RANDOM_TOKENS
 
 KEPT, FELL, UNKNOWN = "kept", "fell", "unknown"
+_EVEN = {
+    RANDOM_TOKENS: "Where no difference is told apart, nothing shows that the ranking beats chance.",
+    ONE_CUT: "Where no difference is told apart, nothing shows that the curve is worth more than one cut.",
+}
 
 
 def verdict(difference: Comparison, margin: float = MARGIN) -> str:
@@ -72,13 +76,9 @@ def control_lines(gains: Mapping[str, Mapping[str, Comparison]]) -> list[str]:
     lines = []
     for control, meaning in MEANINGS.items():
         if own := gains.get(control):
-            lines.append(f"Against {control} ({meaning}): {_gains(own)}.")
             even = any(not one.significant for one in own.values())
-            if control == ONE_CUT and even:
-                lines[-1] += (
-                    " Where no difference is told apart, what is gained over other strategies is the "
-                    "ranking's, not the curve's."
-                )
+            advice = f" {_EVEN[control]}" if even and control in _EVEN else ""
+            lines.append(f"Against {control} ({meaning}): {_gains(own)}.{advice}")
     return lines
 
 
