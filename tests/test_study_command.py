@@ -6,6 +6,7 @@ import csv
 import importlib.util
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict
 from itertools import combinations
 from pathlib import Path
 from types import SimpleNamespace
@@ -22,7 +23,11 @@ from vtr_ray.commands.named import Given
 from vtr_ray.commands.study_accuracy import evaluated
 from vtr_ray.commands.study_efficiency import _on
 from vtr_ray.commands.study_job import Job, StudyOptions
+from vtr_ray.commands.study_searches import g_search
+from vtr_ray.commands.study_training import _trained
+from vtr_ray.embedded.recipe import Recipe
 from vtr_ray.errors import InputError
+from vtr_ray.studies.training import START
 from vtr_ray.tuning.directory import Entry
 
 CURVE = strategies.p_sigmoid(12, 0.4, 1.0)
@@ -160,6 +165,32 @@ def test_trainings_are_compared_under_the_rates_that_they_had(home: Path) -> Non
     accuracy, gain, low, _, significant, _ = rows["P-Sigmoid", "fine-tuned", "with reduction"]
     assert (accuracy, gain, significant) == (1.0, pytest.approx(0.4), True) and 0 < low < gain
     assert content["holds"] is None  # ten documents do not show that there is no boost
+
+
+def test_a_training_by_another_recipe_is_refused(home: Path) -> None:
+    job = Job(ModelOptions(), DataOptions(), StudyOptions(), PoolOptions(), home / "study", Console())
+    folder = home / "study" / "trainings" / "trained-plainly"
+    (folder / "model").mkdir(parents=True)
+    (folder / "model" / "config.json").write_text("{}")
+    recipe = Recipe(eyes_steps=0, mind_steps=0, habit_steps=0, start="eyes", reduced_steps=400)
+    recorded = json.loads(json.dumps(asdict(recipe)))
+    (folder / "recipe.json").write_text(json.dumps(recorded))
+    assert _trained(job, START, None, "trained plainly") == folder / "model"
+    with pytest.raises(InputError, match="another recipe"):
+        _trained(job, START, CURVE, "trained plainly")
+
+
+@pytest.mark.parametrize(("change", "said"), [({"seed": 3}, "seed 3"), ({"samples": "x"}, "other samples")])
+def test_another_search_in_the_folder_is_refused(home: Path, change: dict[str, Any], said: str) -> None:
+    job = Job(ModelOptions(), DataOptions(), StudyOptions(), PoolOptions(), home / "study", Console())
+    run = home / "study" / "searches" / "gsearch-embedded"
+    file = Path(searched(run, "gsearch")) / "search.json"
+    content = {**json.loads(file.read_text()), "samples": job.data.search_samples(job.model).set.fingerprint}
+    file.write_text(json.dumps(content))
+    assert g_search(job) == run
+    file.write_text(json.dumps({**content, **change}))
+    with pytest.raises(InputError, match=f"holds a search .*{said}"):
+        g_search(job)
 
 
 def test_a_search_of_k_leaves_those_that_no_paired_test_could_tell_apart(home: Path) -> None:

@@ -112,6 +112,10 @@ def _check_same(run: Path, job: Job, model: str, **asked: int) -> None:
                 f"{run} holds a search with {name} {recorded[name]}, not {value}; name another folder with "
                 "--out"
             )
+    if job.data.labels == "given":  # else the fingerprint is of what the model answered then
+        samples = job.data.search_samples(replace(job.model, model=model)).set
+        if samples.fingerprint != settings.samples:
+            raise InputError(f"{run} holds a search on other samples; name another folder with --out")
 
 
 def _announce(job: Job, search: str, model: str) -> None:

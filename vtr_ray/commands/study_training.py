@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import torch
@@ -25,8 +26,10 @@ from vtr_ray.studies.finding import Finding
 from vtr_ray.studies.methods import DROP, G_SEARCH, P_SIGMOID
 from vtr_ray.studies.training import PLAIN, REDUCED, SHIPPED, START, TUNED, Trained
 from vtr_ray.studies.verdict import PairedDifference
+from vtr_ray.tuning.directory import write_json
 
 _PROCESSES = 4
+_RECIPE = "recipe.json"
 
 
 def trained_with_reductions(job: Job) -> Finding:
@@ -68,8 +71,6 @@ def _trained(job: Job, weights: str, schedule: Schedule | None, name: str) -> Pa
     from vtr_ray.embedded.training import train
 
     folder = job.folder / "trainings" / file_name(name)
-    if (folder / "model" / "config.json").is_file():
-        return folder / "model"
     variant = job.model.model.partition(":")[2]
     plain = Recipe(
         projector=variant, origin=variant, eyes_steps=0, mind_steps=0, habit_steps=0, seed=job.options.seed
@@ -80,6 +81,15 @@ def _trained(job: Job, weights: str, schedule: Schedule | None, name: str) -> Pa
         recipe = replace(
             recipe, start="all", reduced_steps=job.options.tuning_steps, reduced_lr=plain.habit_lr
         )
+    recorded, asked = folder / _RECIPE, json.loads(json.dumps(asdict(recipe)))
+    if recorded.is_file() and json.loads(recorded.read_text(encoding="utf-8")) != asked:
+        raise InputError(
+            f"{folder} holds a training by another recipe (steps, seed or rates); name another folder with --out"
+        )
+    if (folder / "model" / "config.json").is_file():
+        return folder / "model"
+    folder.mkdir(parents=True, exist_ok=True)
+    write_json(recorded, asked)
     job.say(f"Training: {name}, {recipe.reduced_steps} steps; progress in {folder / 'log.jsonl'}")
     device = "cuda" if torch.cuda.is_available() else "cpu"
     processes = 1 if device == "cuda" else min(_PROCESSES, os.cpu_count() or 1)
