@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 from vtr_ray import strategies
 from vtr_ray.commands import gsearch, psigmoid
@@ -14,10 +13,9 @@ from vtr_ray.commands.searching import RunOptions
 from vtr_ray.commands.study_job import Job
 from vtr_ray.errors import InputError
 from vtr_ray.evaluation.benchmarks.record import file_name
-from vtr_ray.models import revision_of
 from vtr_ray.schedule import Schedule
 from vtr_ray.studies.methods import DROP, G_SEARCH, P_SIGMOID, RANDOM, cut_of, fastv_name
-from vtr_ray.tuning.directory import SCHEDULE, SEARCH, Settings, read_settings
+from vtr_ray.tuning.directory import SEARCH, Settings, read_settings
 
 _PAPER_STAGES = {24: (8, 16, 24)}  # of PDrop: those of 32 layers, so that the last one never fires
 
@@ -48,18 +46,15 @@ def g_search(job: Job, model: str | None = None) -> Path:
     for run, _ in named(job, "gsearch", model):
         return run
     out = job.folder / "searches" / f"gsearch-{file_name(model)}"
-    if not (out / SCHEDULE).is_file():
-        _announce(job, G_SEARCH, model)
-        gsearch.gsearch(
-            replace(job.model, model=model),
-            job.data,
-            gsearch.GSearchOptions(seed=job.options.seed),
-            job.pool,
-            RunOptions(out, (out / SEARCH).is_file(), compare=False),
-            job.console,
-        )
-    else:
-        _check_same(out, job, model, seed=job.options.seed)
+    _announce(job, G_SEARCH, model)
+    gsearch.gsearch(
+        replace(job.model, model=model),
+        job.data,
+        gsearch.GSearchOptions(seed=job.options.seed),
+        job.pool,
+        RunOptions(out, (out / SEARCH).is_file(), compare=False),  # a finished one is checked, and stays
+        job.console,
+    )
     return out
 
 
@@ -73,8 +68,7 @@ def p_sigmoid(job: Job, drops: Sequence[float]) -> dict[float, Path]:
             found.setdefault(drop, run)
     left = [drop for drop in drops if drop not in found]
     out = job.folder / "searches" / "psigmoid"
-    made = {drop: out / f"match-fastv-{drop:g}" for drop in left}
-    if not all((run / SCHEDULE).is_file() for run in made.values()):
+    if left:
         options = psigmoid.PSigmoidOptions(
             matches=tuple(matching(drop) for drop in left),
             iterations=job.options.iterations,
@@ -83,39 +77,7 @@ def p_sigmoid(job: Job, drops: Sequence[float]) -> dict[float, Path]:
         _announce(job, P_SIGMOID, job.model.model)
         where = RunOptions(out, any(out.glob(f"*/{SEARCH}")), compare=False)
         psigmoid.psigmoid(job.model, job.data, options, job.pool, where, job.console)
-    else:
-        for run in made.values():
-            _check_same(run, job, job.model.model, seed=job.options.seed, iterations=job.options.iterations)
-    return found | made
-
-
-def _check_same(run: Path, job: Job, model: str, **asked: int) -> None:
-    """Refuse a search of the study's folder that is not the one asked for.
-
-    What earlier versions did not record is not compared.
-    """
-    settings = read_settings(run)
-    recorded = {**settings.parameters, "seed": settings.seed}
-    wanted: dict[str, Any] = {
-        "model": model,
-        "dtype": job.model.dtype,
-        "attn": job.model.attn,
-        "max_pixels": job.model.max_pixels,
-        "frames": job.model.frames,
-        **asked,
-    }
-    if "revision" in recorded:
-        wanted["revision"] = revision_of(replace(job.model, model=model).path)
-    for name, value in wanted.items():
-        if recorded.get(name, value) != value:
-            raise InputError(
-                f"{run} holds a search with {name} {recorded[name]}, not {value}; name another folder with "
-                "--out"
-            )
-    if job.data.labels == "given":  # else the fingerprint is of what the model answered then
-        samples = job.data.search_samples(replace(job.model, model=model)).set
-        if samples.fingerprint != settings.samples:
-            raise InputError(f"{run} holds a search on other samples; name another folder with --out")
+    return found | {drop: out / f"match-fastv-{drop:g}" for drop in left}
 
 
 def _announce(job: Job, search: str, model: str) -> None:
