@@ -84,7 +84,7 @@ def _trained(job: Job, weights: str, schedule: Schedule | None, name: str) -> Pa
     recorded, asked = folder / _RECIPE, json.loads(json.dumps(asdict(recipe)))
     if recorded.is_file() and json.loads(recorded.read_text(encoding="utf-8")) != asked:
         raise InputError(
-            f"{folder} holds a training by another recipe (steps, seed, rates); name another folder with --out"
+            f"{folder} holds a training by another recipe (steps, seed or rates); use another --out"
         )
     if (folder / "model" / "config.json").is_file():
         return folder / "model"
