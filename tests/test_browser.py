@@ -105,7 +105,7 @@ def test_the_viewer_shows_each_sample_and_strategy(page: Browser, made: tuple[Pa
     for _ in range(2):
         page.one(".previous").send_keys(Keys.SPACE)
     assert page.one(".which").text.startswith("sample 3 of 3")
-    assert [row.text.split()[-1] for row in page.all(".answers-table tbody tr")] == list("✓✓✓✓✓✗")
+    assert [row.text.split()[-1] for row in page.all(".answers-table tbody tr")] == list("✓✓✓✓✓✓✗")
 
 
 def test_a_table_is_sorted_by_keyboard(page: Browser) -> None:
@@ -180,7 +180,7 @@ def test_texts_and_lines_stand_out_in_light_and_dark(page: Browser, scheme: str)
     assert len(contrasts) > 300
     assert [(text, value) for text, value in contrasts if value < 4.5] == []
     lines = page.script(
-        "const c = [...document.querySelectorAll('.mark path')].map((e) => getComputedStyle(e).stroke);"
+        "const c = [...document.querySelectorAll('.mark path[stroke]')].map((e) => getComputedStyle(e).stroke);"
         "return [[...new Set(c)], getComputedStyle(document.querySelector('section')).backgroundColor]"
     )
     assert len(lines[0]) == 5
