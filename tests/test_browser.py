@@ -180,7 +180,8 @@ def test_texts_and_lines_stand_out_in_light_and_dark(page: Browser, scheme: str)
     assert len(contrasts) > 300
     assert [(text, value) for text, value in contrasts if value < 4.5] == []
     lines = page.script(
-        "const c = [...document.querySelectorAll('.mark path[stroke]')].map((e) => getComputedStyle(e).stroke);"
+        "const drawn = [...document.querySelectorAll('.mark path[stroke]')];"
+        "const c = drawn.map((e) => getComputedStyle(e).stroke);"
         "return [[...new Set(c)], getComputedStyle(document.querySelector('section')).backgroundColor]"
     )
     assert len(lines[0]) == 5

@@ -65,6 +65,8 @@ def test_equal_answers_to_few_samples_do_not_show_that_accuracy_was_kept() -> No
 
     # 1.96 sqrt(2) / (n + 2) < 0.01 from n = 276 on
     assert [verdict(same(count)) for count in (2, 40, 275, 276)] == [UNKNOWN, UNKNOWN, UNKNOWN, KEPT]
+    # a bootstrap of differences that are all 0 has no width, over however few documents
+    assert [verdict(difference(0.0, 0.0, count)) for count in (2, 230, 231)] == [UNKNOWN, UNKNOWN, KEPT]
 
 
 def test_a_fall_within_what_an_option_allows_is_still_called_a_fall() -> None:

@@ -15,6 +15,7 @@ from vtr_ray.commands.study_job import Job, settings_of
 from vtr_ray.commands.study_searches import controls, one_cut, p_sigmoid, runs_in
 from vtr_ray.commands.suite import SuiteOptions, evaluate_suite
 from vtr_ray.errors import InputError
+from vtr_ray.evaluation.benchmarks.differences import documents_of_average
 from vtr_ray.evaluation.benchmarks.record import EVALUATION, file_name
 from vtr_ray.models import revision_of
 from vtr_ray.report.comparison import NO_REDUCTION
@@ -79,7 +80,7 @@ def _documents(content: Mapping[str, Any], name: str) -> int | None:
     counts = [
         content["benchmarks"][task].get("documents") for task in content["strategies"][name]["benchmarks"]
     ]
-    return len(counts) * min(counts) if counts and all(counts) else None
+    return documents_of_average(counts) if counts and all(counts) else None
 
 
 def _row(name: str, drop: float) -> str:

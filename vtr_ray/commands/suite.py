@@ -22,7 +22,7 @@ from vtr_ray.errors import InputError
 from vtr_ray.evaluation.benchmarks.answering import Answers, collect_answers
 from vtr_ray.evaluation.benchmarks.catalogue import benchmarks_of
 from vtr_ray.evaluation.benchmarks.content import versions
-from vtr_ray.evaluation.benchmarks.differences import differences
+from vtr_ray.evaluation.benchmarks.differences import differences, documents_of_average
 from vtr_ray.evaluation.benchmarks.evaluator import BenchmarkEvaluator
 from vtr_ray.evaluation.benchmarks.loading import Chosen, choose, load_samples
 from vtr_ray.evaluation.benchmarks.record import (
@@ -132,7 +132,7 @@ def evaluate_suite(
         difference_table(pairs),
     )
     _complain(figures, lost, len(samples), say)
-    for line in claim_lines(pairs, len(samples)):
+    for line in claim_lines(pairs, documents_of_average([len(one.samples) for one in chosen])):
         say(line)
     say(f"Results:    {folder}")
     _log(folder, uri, ui, say)

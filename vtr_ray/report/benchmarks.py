@@ -120,7 +120,7 @@ def difference_table(pairs: Sequence[Difference]) -> Table:
 def claim_lines(pairs: Sequence[Difference], documents: int) -> list[str]:
     """Whether schedules kept the average, and what they gain over their controls, in words.
 
-    documents: of all benchmarks together.
+    documents: see `documents_of_average`.
     """
     averages = [one for pair in pairs if (one := _to_control(pair)) is not None and one.benchmark == AVERAGE]
     kept: dict[str, Comparison] = {}

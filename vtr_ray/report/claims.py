@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from vtr_ray.evaluation.statistics import MARGIN, Comparison
+from vtr_ray.evaluation.statistics import MARGIN, Comparison, samples_to_show
 from vtr_ray.report.controls import MEANINGS, ONE_CUT, RANDOM_TOKENS
 
 KEPT, FELL, UNKNOWN = "kept", "fell", "unknown"
@@ -19,11 +19,13 @@ def verdict(difference: Comparison, margin: float = MARGIN) -> str:
     """Return `KEPT`, `FELL` or `UNKNOWN` for a paired difference to no reduction.
 
     Accuracy fell where the interval lies below 0, and was kept where it lies above `-margin`: the absence of
-    a significant loss alone shows nothing.
+    a significant loss alone shows nothing. Nor do fewer samples than `samples_to_show(margin)` show that it
+    was kept: a bootstrap's interval has no width where no answer differs.
     """
     if difference.high < 0:
         return FELL
-    return KEPT if difference.low > -margin else UNKNOWN
+    shown = difference.samples >= samples_to_show(margin)
+    return KEPT if shown and difference.low > -margin else UNKNOWN
 
 
 def accuracy_line(difference: Comparison, advice: str, margin: float = MARGIN, allowed: str = "") -> str:

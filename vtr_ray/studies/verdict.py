@@ -47,8 +47,8 @@ class PairedDifference:
         return cls(**{name: record[name] for name in _COLUMNS if name in record})
 
     def __neg__(self) -> PairedDifference:
-        low, high = (None if end is None else -end for end in (self.high, self.low))
-        return PairedDifference(-self.difference, low, high, self.significant, self.documents)
+        low, high = (None if end is None else 0.0 - end for end in (self.high, self.low))
+        return PairedDifference(0.0 - self.difference, low, high, self.significant, self.documents)
 
     def __str__(self) -> str:
         if self.low is None or self.high is None:

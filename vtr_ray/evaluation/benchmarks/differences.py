@@ -45,9 +45,9 @@ class Difference:
             self,
             first=self.second,
             second=self.first,
-            difference=-self.difference,
-            low=-self.high,
-            high=-self.low,
+            difference=0.0 - self.difference,  # not -0.0
+            low=0.0 - self.high,
+            high=0.0 - self.low,
         )
 
     def to_dict(self) -> dict[str, Any]:
@@ -74,6 +74,14 @@ def average(figures: Mapping[str, Figures]) -> Average:
     replicates = np.mean([one.replicates[:shortest] for one in known], axis=0) if shortest else np.empty(0)
     value = float(np.mean([one.value for one in known]))
     return Average(value, *interval(replicates), replicates)
+
+
+def documents_of_average(documents: Sequence[int]) -> int:
+    """Return how many documents of the largest weight would make up an average of benchmarks.
+
+    documents: of each benchmark.
+    """
+    return len(documents) * min(documents, default=0)
 
 
 def interval(replicates: NDArray[np.float64], level: float = 0.95) -> tuple[float, float]:
