@@ -22,6 +22,7 @@ def test_a_folder_of_images_is_searched_resumed_and_compared(tmp_path, ray_here)
     search = (
         "gsearch",
         *asked,
+        *("--test", "pictures"),
         *"--stride 9 --initial 3 --iterations 1 --cpus-per-actor 1 --out run".split(),
     )
     first = run_here(tmp_path, *search, "--actors", "2", "--label-tokens", "3")
