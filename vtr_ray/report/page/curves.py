@@ -58,7 +58,7 @@ def draw_curves(
         axes.set(xlabel="layer", ylabel="keeping rate", ylim=(-0.03, 1.05))
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         figure.legend(
-            loc="outside lower center", ncols=2, title="strategy (memory cost); thin: its P-Sigmoid"
+            loc="outside lower center", ncols=2, title="strategy (mean of its rates); thin: its P-Sigmoid"
         )
     return Drawing(
         name="keeping-rates",
