@@ -60,8 +60,6 @@ class Still:
 
 
 def ready(name: str) -> tuple[Any, Any]:
-    if name == "smolvlm":
-        pytest.importorskip("num2words")  # its processor writes numbers as words
     model = copy.deepcopy(model_of(name, "sdpa"))
     model.generation_config.eos_token_id = ENDS
     return model, processor_of(name)
