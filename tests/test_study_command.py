@@ -18,12 +18,14 @@ from rich.console import Console
 
 from vtr_ray import strategies
 from vtr_ray.cli import main
+from vtr_ray.commands import gsearch, psigmoid
 from vtr_ray.commands.inputs import DataOptions, ModelOptions, PoolOptions
 from vtr_ray.commands.named import Given
+from vtr_ray.commands.searching import RunOptions
 from vtr_ray.commands.study_accuracy import evaluated
 from vtr_ray.commands.study_efficiency import _on
 from vtr_ray.commands.study_job import Job, StudyOptions
-from vtr_ray.commands.study_searches import g_search
+from vtr_ray.commands.study_searches import g_search, p_sigmoid
 from vtr_ray.commands.study_training import _trained
 from vtr_ray.embedded.recipe import Recipe
 from vtr_ray.errors import InputError
@@ -180,12 +182,21 @@ def test_a_training_by_another_recipe_is_refused(home: Path) -> None:
         _trained(job, START, CURVE, "trained plainly")
 
 
-@pytest.mark.slow
-def test_another_search_in_the_folder_is_refused(home: Path) -> None:
+def test_a_finished_search_of_the_folder_is_resumed_and_so_checked(
+    home: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs: list[RunOptions] = []
+    monkeypatch.setattr(gsearch, "gsearch", lambda *arguments: runs.append(arguments[-2]))
+    monkeypatch.setattr(psigmoid, "psigmoid", lambda *arguments: runs.append(arguments[-2]))
     job = Job(ModelOptions(), DataOptions(), StudyOptions(), PoolOptions(), home / "study", Console())
-    run = Path(searched(home / "study" / "searches" / "gsearch-embedded", "gsearch"))
-    with pytest.raises(InputError, match=f"{run} holds another search"):
-        g_search(job)
+    searches = home / "study" / "searches"
+    for number in range(2):
+        assert g_search(job) == searches / "gsearch-embedded"
+        assert p_sigmoid(job, [0.5]) == {0.5: searches / "psigmoid" / "match-fastv-0.5"}
+        assert [run.resume for run in runs[-2:]] == [number == 1] * 2
+        if number == 0:
+            searched(searches / "gsearch-embedded", "gsearch")
+            searched(searches / "psigmoid" / "match-fastv-0.5", "psigmoid")
 
 
 def test_a_search_of_k_leaves_those_that_no_paired_test_could_tell_apart(home: Path) -> None:
