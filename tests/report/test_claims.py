@@ -67,6 +67,7 @@ def test_equal_answers_to_few_samples_do_not_show_that_accuracy_was_kept() -> No
     assert [verdict(same(count)) for count in (2, 40, 275, 276)] == [UNKNOWN, UNKNOWN, UNKNOWN, KEPT]
     # a bootstrap of differences that are all 0 has no width, over however few documents
     assert [verdict(difference(0.0, 0.0, count)) for count in (2, 230, 231)] == [UNKNOWN, UNKNOWN, KEPT]
+    assert verdict(difference(0.4, 0.1, 20)) == KEPT  # a gain needs no more samples than show it
 
 
 def test_a_fall_within_what_an_option_allows_is_still_called_a_fall() -> None:

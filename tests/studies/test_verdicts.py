@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -63,6 +63,8 @@ RECORDED_NOTHING = PairedDifference(-0.02)
         (DOWN, False, False),
         (SMALL_DROP, False, False),
         (TWENTY, None, None),
+        (change(2, 8, documents=20), True, True),
+        (change(2, 8, documents=None), True, True),
         (change(-0.4, 0.5, documents=None), None, None),
         (RECORDED_DROP, False, False),
         (RECORDED_NOTHING, None, None),
@@ -145,19 +147,27 @@ def method(name: str, tflops: float, accuracy: float = 0.9) -> Method:
 def benchmarks(drop: PairedDifference, fastv_tflops: float, lead: PairedDifference | None) -> Finding:
     """G-Search at 4 TFLOPs beside a dear VTW and FastV."""
     fastv = fastv_name(0.5)
-    names = {NONE: 9.0, "VTW": 5.0, fastv: fastv_tflops, G_SEARCH: 4.0, RANDOM: 4.0, ONE_CUT: 4.0}
+    names = {
+        NONE: 9.0,
+        "VTW": 5.0,
+        "PDrop": 5.0,
+        fastv: fastv_tflops,
+        G_SEARCH: 4.0,
+        RANDOM: 4.0,
+        ONE_CUT: 4.0,
+    }
     pairs: dict[tuple[str, str], PairedDifference] = {(G_SEARCH, NONE): drop, (ONE_CUT, G_SEARCH): UP}
     if lead is not None:
         pairs[fastv, G_SEARCH] = -lead
     return every_benchmark([method(*one) for one in names.items()], pairs)
 
 
-def videos(drop: PairedDifference, lead: PairedDifference | None) -> Finding:
+def videos(drop: PairedDifference, lead: PairedDifference | None, tflops: float = 2.0) -> Finding:
     fastv = fastv_name(DROP)
     pairs: Differences = {(G_SEARCH, NONE): drop}
     if lead is not None:
         pairs = {**pairs, (P_SIGMOID, fastv): lead}
-    names = {NONE: 9.0, G_SEARCH: 4.0, fastv: 2.0, P_SIGMOID: 2.0, f"{P_SIGMOID}, {ONE_CUT}": 2.0}
+    names = {NONE: 9.0, G_SEARCH: 4.0, fastv: 2.0, P_SIGMOID: tflops, f"{P_SIGMOID}, {ONE_CUT}": 2.0}
     return on_videos([method(*one) for one in names.items()], fastv, pairs)
 
 
@@ -170,11 +180,13 @@ def tradeoff(*leads: PairedDifference, tflops: float = 1.0, cut: PairedDifferenc
     return trade_off(points, [*found, Lead(ONE_CUT, 0.5, cut)])
 
 
-def trainings(boost: PairedDifference, tuned: PairedDifference | None) -> Finding:
+def trainings(
+    boost: PairedDifference, tuned: PairedDifference | None, ways: Sequence[str] = (START, TUNED)
+) -> Finding:
     rows = []
     for name in (G_SEARCH, P_SIGMOID):
         rows += [Trained(name, SHIPPED, "", 0.9)]
-        for weights in (START, TUNED):
+        for weights in ways:
             gain = tuned if name == P_SIGMOID else boost
             rows += [Trained(name, weights, PLAIN, 0.8), Trained(name, weights, REDUCED, 0.8, gain)]
     return trained_with_reductions(rows, 400, 100)
@@ -267,10 +279,13 @@ UNTOLD: dict[str, list[Callable[[], Finding]]] = {
         lambda: tradeoff(UP, WIDE, UP),
         lambda: tradeoff(UP, TWENTY),
         lambda: tradeoff(UP, UP, UP, tflops=0.9),  # at more FLOPs than the others
+        lambda: tradeoff(UP, UP),  # no random tokens
+        lambda: tradeoff(UP),
     ],
     "budgets": [
         lambda: steepness_by_budget({"a": k((0.0,), (0.0,), (0.0,))}),
         lambda: steepness_by_budget({"a": k((0.3,))}),
+        lambda: steepness_by_budget({"a": [(1.0, 0.1, 0.1), (1.0, 0.1, 0.3)]}),  # one budget, twice
         lambda: steepness_by_budget({"a": k((0.1, 0.0, 0.5), (0.2, 0.0, 0.9))}),
         lambda: steepness_by_budget({"a": k((0.1,), (0.2,)), "b": k((0.1,), (0.2,))}),  # no model differs
     ],
@@ -289,19 +304,26 @@ UNTOLD: dict[str, list[Callable[[], Finding]]] = {
         lambda: trainings(WIDE, UP),
         lambda: trainings(SAME, SAME),
         lambda: trainings(SAME, None),
+        lambda: trainings(SAME, UP, ways=(TUNED,)),  # none from the start
     ],
     "benchmarks": [
         lambda: benchmarks(TWENTY, 5.0, UP),
         lambda: benchmarks(WIDE, 5.0, UP),
         lambda: benchmarks(SAME, 3.0, WIDE),
         lambda: benchmarks(SAME, 3.0, None),
+        lambda: every_benchmark([method(NONE, 9.0), method(G_SEARCH, 4.0)], {(G_SEARCH, NONE): SAME}),
     ],
     "efficiency": [
         lambda: clock(0.79),
         lambda: clock(0.5, flash=None),
         lambda: clock(0.5, turns=1),
     ],
-    "video": [lambda: videos(WIDE, UP), lambda: videos(SAME, WIDE), lambda: videos(SAME, None)],
+    "video": [
+        lambda: videos(WIDE, UP),
+        lambda: videos(SAME, WIDE),
+        lambda: videos(SAME, None),
+        lambda: videos(SAME, UP, tflops=2.1),  # dearer than FastV
+    ],
 }
 CASES = [
     pytest.param(study, verdict, number, id=f"{study}-{verdict}-{number}")
@@ -360,3 +382,18 @@ def test_one_cut_is_said_beside_every_search() -> None:
     assert "comes from how its rates fall" in " ".join(tradeoff(UP, cut=UP).sentences)
     none = replace(Lead(ONE_CUT, 0.5, UP), other="FastV")
     assert any("No one cut with P-Sigmoid's" in line for line in trade_off([], [none]).sentences)
+
+
+def test_a_drop_that_pdrop_cannot_reach_is_named_and_one_where_it_lacks_its_lead_is_not_told() -> None:
+    def found(*pdrop_at: float) -> Finding:
+        points = [
+            Point(name, drop, 1.0, 0.5, 0.9) for drop in (0.5, 0.9) for name in ("P-Sigmoid", "FastV", RANDOM)
+        ]
+        points += [Point("PDrop", drop, 1.0, 0.5, 0.8) for drop in pdrop_at]
+        leads = [Lead(name, drop, UP) for drop in (0.5, 0.9) for name in ("FastV", RANDOM)]
+        return trade_off(points, [*leads, Lead("PDrop", 0.5, UP)])
+
+    assert found(0.5).holds is True
+    assert "PDrop cannot reach FastV's TFLOPs at R = 90 %, and is not compared there." in found(0.5).sentences
+    assert found(0.5, 0.9).holds is None
+    assert "Not compared, so that the claim cannot hold: PDrop at 90 %." in found(0.5, 0.9).sentences

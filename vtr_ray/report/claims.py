@@ -19,12 +19,12 @@ def verdict(difference: Comparison, margin: float = MARGIN) -> str:
     """Return `KEPT`, `FELL` or `UNKNOWN` for a paired difference to no reduction.
 
     Accuracy fell where the interval lies below 0, and was kept where it lies above `-margin`: the absence of
-    a significant loss alone shows nothing. Nor do fewer samples than `samples_to_show(margin)` show that it
-    was kept: a bootstrap's interval has no width where no answer differs.
+    a significant loss alone shows nothing. Fewer samples than `samples_to_show(margin)` show only a gain: a
+    bootstrap's interval has no width where no answer differs.
     """
     if difference.high < 0:
         return FELL
-    shown = difference.samples >= samples_to_show(margin)
+    shown = difference.low > 0 or difference.samples >= samples_to_show(margin)
     return KEPT if shown and difference.low > -margin else UNKNOWN
 
 

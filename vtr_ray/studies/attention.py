@@ -66,6 +66,8 @@ def judged(tables: Mapping[str, Any], facts: Mapping[str, Any]) -> Finding:
         f"{max(shares):.0%} at most (layer {int(np.argmax(shares)) + 1}), {shares[-1]:.0%} in the last.",
         f"Late minus early, sample by sample: {mean:+.2e} [{low:+.2e}, {high:+.2e}]."
         if len(samples) > 1
+        else "With one sample chance cannot be told from a difference."
+        if len(samples)
         else "The samples' own medians were not recorded, so that chance cannot be told from a difference.",
     ]
     return Finding(

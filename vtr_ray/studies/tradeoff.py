@@ -4,21 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from itertools import combinations, pairwise
+from itertools import combinations, groupby, pairwise
 from typing import Any, NamedTuple
 
 from vtr_ray.efficiency.units import flops_text
 from vtr_ray.studies.finding import Finding, Table, read, records
-from vtr_ray.studies.methods import ONE_CUT
-from vtr_ray.studies.verdict import PairedDifference, credit, every, more
+from vtr_ray.studies.methods import ONE_CUT, RANDOM
+from vtr_ray.studies.verdict import SAME_FLOPS, PairedDifference, at_same_flops, credit, every, more
 
 DROPS = (0.5, 0.75, 0.875, 0.9375)  # of FastV, whose FLOPs the others are given: section 4.2's Scenario II
 OURS = "P-Sigmoid"
-_SAME = 0.02  # of TFLOPs: what more P-Sigmoid may cost where both are said to cost the same
+_RIVALS = ("FastV", "PDrop", RANDOM)
 _INEQUALITY = (
-    "Holds where at every drop P-Sigmoid minus FastV, minus PDrop and minus random tokens is significantly "
-    f"above 0, at TFLOPs at most {100 * _SAME:g} % higher. Does not hold where one of these differences is "
-    "significantly below 0, or its 95 % interval shows a lead of less than a point."
+    "Holds where at every drop P-Sigmoid minus FastV, minus random tokens and, wherever PDrop reaches these "
+    f"TFLOPs, minus PDrop is significantly above 0, at TFLOPs at most {100 * SAME_FLOPS:g} % higher. Does "
+    "not hold where one of these differences is significantly below 0, or its 95 % interval shows a lead of "
+    "less than a point."
 )
 _SAME_BUDGET = 0.01  # how far apart those of two models may be
 _RISE = (
@@ -51,21 +52,34 @@ class Lead:
 def trade_off(points: Sequence[Point], leads: Sequence[Lead]) -> Finding:
     """points: of every strategy at every drop. leads: of `OURS` against each other one at each drop.
 
-    The claim holds where every lead but those over one cut is significantly above 0 at the same TFLOPs.
+    The claim holds where every lead but those over one cut is significantly above 0 at the same TFLOPs. None
+    may be missing, but those over a PDrop that has no point at that drop because it cannot reach the TFLOPs.
     """
     tflops = {(one.strategy, one.drop): one.tflops for one in points}
     verdicts = {lead: _ahead(lead, tflops) for lead in leads if lead.other != ONE_CUT}
+    drops = list(dict.fromkeys(one.drop for one in points))
+    compared = {(lead.other, lead.drop) for lead in leads}
+    lacking = [(name, drop) for drop in drops for name in _RIVALS if (name, drop) not in compared]
+    out_of_reach = [drop for name, drop in lacking if name == "PDrop" and (name, drop) not in tflops]
+    out_of_reach = out_of_reach if len(out_of_reach) < len(drops) else []  # PDrop must stand somewhere
+    missing = [(name, drop) for name, drop in lacking if name != "PDrop" or drop not in out_of_reach]
     better = [lead for lead, verdict in verdicts.items() if verdict]
     worse = [lead for lead in verdicts if lead.difference.significant and lead.difference.difference < 0]
     sentences = [
         f"At FastV's R = {100 * drop:g} %: "
         + ", ".join(f"{one.strategy} {100 * one.accuracy:.1f}" for one in points if one.drop == drop)
         + "."
-        for drop in dict.fromkeys(one.drop for one in points)
+        for drop in drops
     ]
     sentences.append(
         f"Of {len(verdicts)} comparisons P-Sigmoid wins {len(better)} significantly and loses {len(worse)}."
     )
+    if out_of_reach:
+        at = ", ".join(f"{100 * drop:g} %" for drop in out_of_reach)
+        sentences.append(f"PDrop cannot reach FastV's TFLOPs at R = {at}, and is not compared there.")
+    if missing:
+        at = ", ".join(f"{name} at {100 * drop:g} %" for name, drop in missing)
+        sentences.append(f"Not compared, so that the claim cannot hold: {at}.")
     if worse:
         sentences.append(f"It loses to {_named(worse)}.")
     if even := [lead for lead, verdict in verdicts.items() if verdict is False and lead not in worse]:
@@ -82,7 +96,7 @@ def trade_off(points: Sequence[Point], leads: Sequence[Lead]) -> Finding:
         paper="Figure 4, Tables 3, 9",
         claim="At the same FLOPs P-Sigmoid is more accurate than FastV, PDrop and random tokens.",
         inequality=_INEQUALITY,
-        holds=every(verdicts.values()),
+        holds=every([*verdicts.values(), *(None for _ in missing)]),
         sentences=tuple(sentences),
         tables={
             "points": Table(
@@ -100,10 +114,7 @@ def trade_off(points: Sequence[Point], leads: Sequence[Lead]) -> Finding:
 
 def _ahead(lead: Lead, tflops: Mapping[tuple[str, float], float]) -> bool | None:
     ours, theirs = tflops.get((OURS, lead.drop)), tflops.get((lead.other, lead.drop))
-    ahead = more(lead.difference)
-    if ahead and (ours is None or theirs is None or ours > (1 + _SAME) * theirs):
-        return None  # what costs more may be ahead for that alone
-    return ahead
+    return at_same_flops(more(lead.difference), ours, theirs)
 
 
 def _named(leads: Sequence[Lead]) -> str:
@@ -158,11 +169,17 @@ def steepness_by_budget(found: Mapping[str, Sequence[tuple[Any, ...]]]) -> Findi
     `low(k at a budget) > high(k at the next larger one)` somewhere.
     """
     searched = {
-        model: sorted((Steepness(*one) for one in own), key=lambda one: one[:3])
+        model: sorted((Steepness(*one) for one in own), key=lambda one: (one.budget, one.tflops, one.k))
         for model, own in found.items()
     }
     rising = {
-        model: every(one.below(later) for one, later in pairwise(own)) for model, own in searched.items()
+        model: every(
+            one.below(later)
+            for lower, higher in pairwise(_by_budget(own))
+            for one in lower
+            for later in higher
+        )
+        for model, own in searched.items()
     }
     differing = [
         (first, second, one.budget, True if one.below(other) is not None else None)
@@ -200,6 +217,11 @@ def steepness_by_budget(found: Mapping[str, Sequence[tuple[Any, ...]]]) -> Findi
         tables={"k": Table(("model", "TFLOPs", "budget", "k", "lowest k", "highest k"), rows)},
         metrics={f"k/{model}/{budget:g}": k for model, _, budget, k, _, _ in rows},
     )
+
+
+def _by_budget(found: Sequence[Steepness]) -> list[list[Steepness]]:
+    """What was found, a list a budget, in their order; a budget may have been searched twice."""
+    return [list(own) for _, own in groupby(found, key=lambda one: round(one.budget, 6))]
 
 
 def budgets_judged(tables: Mapping[str, Any], facts: Mapping[str, Any]) -> Finding:

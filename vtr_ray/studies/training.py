@@ -57,16 +57,10 @@ def trained_with_reductions(rows: Sequence[Trained], steps: int, tuning_steps: i
     sentences += [
         f"{one.weights.capitalize()} with {one.schedule}'s rates in place: {one.difference}." for one in gains
     ]
-    no_boost = [
-        None if one.difference is None else no_drop(-one.difference)
-        for one in gains
-        if one.schedule == G_SEARCH
-    ]
-    helps = [
-        more(one.difference, margin=None)
-        for one in gains
-        if (one.schedule, one.weights) == (P_SIGMOID, TUNED)
-    ]
+    gained = {(one.schedule, one.weights): one.difference for one in gains}
+    boosts = [gained.get((G_SEARCH, weights)) for weights in (START, TUNED)]
+    no_boost = [None if boost is None else no_drop(-boost) for boost in boosts]
+    helps = [more(gained.get((P_SIGMOID, TUNED)), margin=None)]
     for part, verdict in (("no boost", every(no_boost)), ("the help of fine-tuning", every(helps))):
         if verdict is None:
             sentences.append(f"Whether there is {part} cannot be told from these differences.")

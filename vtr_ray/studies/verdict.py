@@ -14,6 +14,9 @@ from vtr_ray.evaluation.statistics import MARGIN, samples_to_show
 WORDS: Mapping[bool | None, str] = {True: "holds", False: "does not hold", None: "cannot be told"}
 NO_DROP = "no significant drop, and the 95 % interval of the paired difference lies above -1 point"
 
+SAME_FLOPS = 0.02
+"""Of TFLOPs: what more one may cost where both are said to cost the same."""
+
 _COLUMNS = ("difference", "low", "high", "significant", "documents")
 
 
@@ -44,7 +47,7 @@ class PairedDifference:
         """Read it from a table's row; None where the row has none."""
         if record.get("difference") is None:
             return None
-        return cls(**{name: record[name] for name in _COLUMNS if name in record})
+        return cls(**{name: _no_negative_zero(record[name]) for name in _COLUMNS if name in record})
 
     def __neg__(self) -> PairedDifference:
         low, high = (None if end is None else 0.0 - end for end in (self.high, self.low))
@@ -55,6 +58,10 @@ class PairedDifference:
             return f"{100 * self.difference:+.1f} points, {'' if self.significant else 'not '}significant"
         low, high = 100 * self.low, 100 * self.high
         return f"{100 * self.difference:+.1f} points [{low:+.1f}, {high:+.1f}]"
+
+
+def _no_negative_zero(value: Any) -> Any:
+    return value + 0.0 if isinstance(value, float) else value
 
 
 def cells_of(difference: PairedDifference | None) -> tuple[Any, ...]:
@@ -73,14 +80,16 @@ def every(verdicts: Iterable[bool | None]) -> bool | None:
 def no_drop(change: PairedDifference | None, margin: float = MARGIN) -> bool | None:
     """Whether accuracy is kept: not significantly below 0, and `low > -margin`.
 
-    A significant drop is one, however small. With fewer documents than `samples_to_show(margin)` nothing is
-    shown: not even where no answer differs could a drop of `margin` be told from none.
+    A significant drop is one, however small. With fewer documents than `samples_to_show(margin)` only a gain
+    is shown: not even where no answer differs could a drop of `margin` be told from none.
     """
     if change is None:
         return None
     if change.significant and change.difference < 0:
         return False
-    if change.low is None or change.documents is None or change.documents < samples_to_show(margin):
+    if change.low is None:
+        return None
+    if change.low <= 0 and (change.documents is None or change.documents < samples_to_show(margin)):
         return None
     return True if change.low > -margin else None
 
@@ -95,6 +104,12 @@ def more(lead: PairedDifference | None, margin: float | None = MARGIN) -> bool |
     if lead.significant:
         return lead.difference > 0
     return False if margin is not None and no_drop(-lead, margin) else None
+
+
+def at_same_flops(ahead: bool | None, ours: float | None, theirs: float | None) -> bool | None:
+    """Return a lead as it counts at the same TFLOPs: what costs more may be ahead for that alone."""
+    dearer = ours is None or theirs is None or ours > (1 + SAME_FLOPS) * theirs
+    return None if ahead and dearer else ahead
 
 
 def mean_interval(values: Sequence[float], confidence: float = 0.95) -> tuple[float, float, float]:
